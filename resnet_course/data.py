@@ -53,7 +53,7 @@ def _photos(path:Path) -> dict:
         raise CourseError(f"{path/'val'}: class {', '.join(extra)} has no folder in train; add photos there or remove it from val")
     return found
 
-# %% ../nbs/00_data.ipynb #f4c4d25f
+# %% ../nbs/00_data.ipynb #535fca3b
 def n_workers() -> int:
     "Processes that load photos: none under nbdev's tests, else one a core, up to 8 (fastai itself takes none on macOS)"
     if _testing(): return 0
@@ -76,7 +76,7 @@ def get_data(
         blocks=(ImageBlock(Photo), CategoryBlock), get_items=lambda _: files,
         splitter=GrandparentSplitter(valid_name='val'), get_y=parent_label, item_tfms=Resize(presize),
         batch_tfms=[*aug_transforms(min_scale=0.5, size=resize), Normalize.from_stats(*imagenet_stats)],
-    ).dataloaders(path, bs=bs, num_workers=n_workers())
+    ).dataloaders(path, path=path, bs=bs, num_workers=n_workers())
 
 # %% ../nbs/00_data.ipynb #08a8c208
 def broken_images(path:Path) -> list: # (file, reason) pairs

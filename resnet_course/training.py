@@ -170,7 +170,7 @@ def _set_random_states(dls:DataLoaders, s:dict):
     for dl,o in zip(dls.loaders, s['loaders']): dl.rng.setstate(o)
     if 'cuda' in s and torch.cuda.is_available(): torch.cuda.set_rng_state_all(s['cuda'])
 
-# %% ../nbs/01_training.ipynb #cb1585cc
+# %% ../nbs/01_training.ipynb #ea57056d
 class _Rest:
     "`dl` without its first `n` batches, which are loaded (the random states move on) but not handed out; then calls `then`"
     def __init__(self, dl, n, then): self.dl,self.n,self.then = dl,n,then
@@ -205,7 +205,7 @@ class Checkpoint(Callback):
     @property
     def about(self): return dict(self.run_record.about if self.run_record else {}, epochs=self.n_epoch)
     def before_fit(self):
-        self.logger = self.learn.logger
+        self.printer = self.learn.logger
         if not (self.resume and self.file.exists()): return
         try: self.state = torch.load(self.file, weights_only=True, map_location='cpu')
         except Exception as e: raise CourseError(f"{self.file} is no whole checkpoint ({type(e).__name__}): delete it, or start without --resume") from None
@@ -215,7 +215,7 @@ class Checkpoint(Callback):
         if self.state and self.epoch < self.state['epoch']:
             self.learn.logger = noop   # the finished epochs were printed when they ran
             raise CancelEpochException
-        self.learn.logger,self.done = self.logger,0
+        self.learn.logger,self.done = self.printer,0
         self.epoch_rng = _random_states(self.dls)
     def before_train(self):
         if not self.state: return
