@@ -3,11 +3,12 @@
 # %% auto #0
 __all__ = ['choose_precision', 'CPUMixedPrecision', 'get_learner', 'top_k_accuracy', 'layer_costs', 'write_whole', 'save_json',
            'hardware', 'versions', 'commit', 'data_card', 'RunRecord', 'Checkpoint', 'measured_fit', 'results',
-           'plot_history']
+           'summary', 'plot_history', 'fit_seconds', 'fit_or_show']
 
-# %% ../nbs/01_training.ipynb #ed14c247
+# %% ../nbs/01_training.ipynb #7862107a
 import json, os, platform, random, signal, subprocess, tempfile, threading, time
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
+from copy import deepcopy
 from importlib.metadata import version
 
 import numpy as np, pandas as pd, torch
@@ -272,13 +273,23 @@ def measured_fit(
         learn.fit_one_cycle(epochs, lr, cbs=[record, ckpt])
     return json.loads(file.read_text(encoding='utf-8'))
 
-# %% ../nbs/01_training.ipynb #7901c946
-def results(folder:Path) -> pd.DataFrame: # columns model, recipe, data, size, epochs, seed, accuracy, seconds_epoch, device ...
-    "One row a whole record in `folder`, in the order of model, recipe and seed; `record` holds the file's contents"
+# %% ../nbs/01_training.ipynb #abe7f218
+def results(
+    folder:Path # of JSON records as `measured_fit` writes them
+) -> pd.DataFrame: # columns model, recipe, size, epochs, seed, params, macs, accuracy, precision, data, hardware, seconds_epoch, record
+    "A row a complete record; `record` is the file's whole content"
     recs = [json.loads(f.read_text(encoding='utf-8')) for f in sorted(Path(folder).glob('*.json'))]
     keys = ('model','recipe','size','epochs','seed','params','macs','accuracy','precision')
     return pd.DataFrame([dict({k:r[k] for k in keys}, data=r['data']['name'], hardware=r['hardware']['name'],
         seconds_epoch=np.median([o['seconds'] for o in r['history']]), record=r) for r in recs if r['complete']])
+
+def summary(
+    runs:pd.DataFrame # from `results`
+) -> pd.DataFrame: # index model; columns parameters, MACs, accuracy, spread, seeds, s/epoch
+    "A row a model, smallest first: accuracy as mean and standard deviation over seeds (NaN for one seed), median seconds an epoch"
+    g = runs.groupby('model')
+    return pd.DataFrame({'parameters':g.params.first(), 'MACs':g.macs.first(), 'accuracy':g.accuracy.mean(), 'spread':g.accuracy.std(),
+                         'seeds':g.seed.nunique(), 's/epoch':g.seconds_epoch.median()}).sort_values('parameters')
 
 def plot_history(
     records, # dicts as `measured_fit` returns them
@@ -287,11 +298,44 @@ def plot_history(
     "Validation loss and accuracy by epoch, a line a record; seeds of one model share a colour"
     if axs is None: _,axs = plt.subplots(1, 2, figsize=(10,3.5), layout='constrained')
     names = list(dict.fromkeys(r['model'] for r in records))
-    for r in records:
-        i = names.index(r['model'])
-        for ax,k in zip(axs, ('valid_loss','accuracy')):
-            ax.plot([o['epoch']+1 for o in r['history']], [o[k] for o in r['history']], f'C{i}.-', lw=1,
-                    label=r['model'] if first(q for q in records if q['model']==r['model']) is r else None)
-    for ax,k in zip(axs, ('validation loss','validation accuracy')): ax.set(xlabel='epoch', title=k)
-    axs[1].legend()
+    for ax,k,title in zip(axs, ('valid_loss','accuracy'), ('validation loss','validation accuracy')):
+        for r in records: ax.plot([o['epoch']+1 for o in r['history']], [o[k] for o in r['history']], '.-', lw=1, color=f"C{names.index(r['model'])}")
+        ax.set(xlabel='epoch', title=title)
+    axs[1].legend([plt.Line2D([], [], color=f'C{i}') for i in range(len(names))], names)
     return axs
+
+# %% ../nbs/01_training.ipynb #b7d5843d
+class _FirstSteps(Callback):
+    "Times a few training steps after the first, then ends the fit"
+    order = 100
+    def __init__(self, n): self.n = n
+    def after_batch(self):
+        if self.train_iter==1: self.start = time.perf_counter()
+        if self.train_iter==min(1+self.n, self.n_iter):
+            self.seconds = (time.perf_counter()-self.start)/max(self.train_iter-1, 1)
+            raise CancelFitException
+
+def fit_seconds(
+    learn:Learner, # its weights, optimiser and random states are left as they are
+    epochs:int, # how many
+    n:int=3, # training steps to time
+) -> float: # seconds
+    "About how long `learn` would take on this device, measured from a few steps of a copy; an image costs a third in validation"
+    before,timer = _random_states(learn.dls),_FirstSteps(n)
+    copy = get_learner(learn.dls, deepcopy(learn.model), learn.precision)
+    with copy.no_bar(), copy.no_logging(): copy.fit(1, cbs=timer)
+    _set_random_states(learn.dls, before)
+    return epochs * timer.seconds * (len(learn.dls.train) + len(learn.dls.valid)/3)
+
+def fit_or_show(
+    learn:Learner, # from `get_learner`
+    epochs:int, # how many
+    lr:float, # the highest learning rate
+    runs:pd.DataFrame, # recorded runs of the same model, from `results`
+):
+    "`fit_one_cycle`, after a word on how long it takes; over half an hour the recorded run is shown instead, unless LONG=1"
+    seconds = fit_seconds(learn, epochs)
+    print(f"{epochs} epochs take about {seconds/60:.1f} minutes on this device")
+    if seconds<1800 or os.environ.get('LONG')=='1': return learn.fit_one_cycle(epochs, lr)
+    print("That is over half an hour: here is the recorded run instead. LONG=1 in the environment trains.")
+    display_df(pd.DataFrame(runs.record.iloc[0]['history']))
