@@ -1,0 +1,57 @@
+"What several tests share. No test writes outside pytest's temporary folders, or needs a network."
+import os, shutil, tempfile
+
+home = tempfile.mkdtemp(prefix='resnet_course-tests-')   # before fastai is imported: it reads FASTAI_HOME once
+os.environ |= dict(FASTAI_HOME=home, MPLBACKEND='Agg')
+for k in ('IN_TEST','RESNET_COURSE_DATA','LONG'): os.environ.pop(k, None)
+
+import pytest, torch
+from fastai.vision.all import *
+from PIL import Image
+from resnet_course import data, training
+from resnet_course.data import CourseError, get_data, make_sample
+from resnet_course.fcn import get_fcn
+from resnet_course.training import get_learner
+
+def pytest_sessionfinish(): shutil.rmtree(home, ignore_errors=True)
+
+def pytest_pycollect_makeitem(collector, name, obj):
+    "Only what a test file defines is a test: fastai's star import brings fastcore's `test_eq` and others"
+    if getattr(obj, '__module__', collector.module.__name__)!=collector.module.__name__: return []
+
+@pytest.fixture(autouse=True)
+def quiet_place(tmp_path, monkeypatch):
+    "Each test in a folder of its own (runs go to `runs/` of the current one), one thread, no DataLoader workers, no progress bars"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(data, 'n_workers', lambda: 0)
+    monkeypatch.setattr(defaults, 'callbacks', [o for o in defaults.callbacks if o is not ProgressCallback])
+    torch.set_num_threads(1)
+
+@pytest.fixture(scope='session')
+def drawn(tmp_path_factory):
+    "64 pictures to train on and 24 to validate, 32 px, ten classes; for tests that only read"
+    return make_sample(tmp_path_factory.mktemp('drawn')/'set', n_train=64, n_val=24, size=32)
+
+def tiny_learner(path, precision='fp32', seed=42, **kwargs):
+    "A net of two convolutions with the photos of `path`, from a fixed seed"
+    set_seed(seed)
+    dls = get_data(path, presize=32, resize=32, bs=16)
+    return get_learner(dls, get_fcn(dls.c, widths=(8,16)), precision, **kwargs)
+
+def photo(file, color=(200,60,20), size=(40,40), mode='RGB', **kwargs):
+    "Save a picture of one colour"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, color).save(file, **kwargs)
+    return file
+
+def photo_set(path, train=('cat','dog'), val=('cat','dog'), n=4):
+    "A folder of `n` photos a class"
+    for split,classes in (('train',train),('val',val)):
+        for c in classes:
+            for i in range(n): photo(path/split/c/f'{i}.jpg', (40*i,90,200))
+    return path
+
+def one_line(err, *parts):
+    "True if the text of the error `err` is one line that holds all `parts`"
+    text = str(err.value)
+    return isinstance(err.value, CourseError) and not set('\n\t') & set(text) and all(str(p) in text for p in parts)

@@ -1,0 +1,177 @@
+"Folders and files that cannot be trained on are told in one line; odd images that can be are read right"
+import errno, subprocess, sys
+import numpy as np, pytest
+from urllib.error import URLError
+from fastai.vision.all import *
+from PIL import Image
+from resnet_course import data
+from resnet_course.data import Photo, broken_images, course_path, fingerprint, get_data, make_sample
+from conftest import one_line, photo, photo_set, tiny_learner
+
+def get(path, bs=4): return get_data(path, presize=32, resize=32, bs=bs)
+
+# --- folders ----------------------------------------------------------------------------------------------------
+def test_no_such_folder(tmp_path):
+    for f in (get, course_path):
+        with pytest.raises(Exception) as e: f(tmp_path/'none')
+        assert one_line(e, tmp_path/'none', 'no such folder', 'train/<class>/')
+
+@pytest.mark.parametrize('train, val, words', [
+    ((), (), ('no images', 'train/<class>/')),
+    (('cat',), ('cat',), ('train', 'only one class (cat)', 'two or more')),
+    (('cat','dog'), (), ('no images in val/', 'the layout is')),
+    ((), ('cat','dog'), ('no images in train/', 'the layout is')),
+    (('cat','dog'), ('cat','dog','emu','fox'), ('val', 'emu, fox', 'no folder in train', 'remove it'))])
+def test_folders(tmp_path, train, val, words):
+    path = photo_set(tmp_path/'set', train, val)
+    path.mkdir(exist_ok=True)
+    with pytest.raises(Exception) as e: get(path)
+    assert one_line(e, path, *words)
+
+def test_folders_with_other_things_in_them(tmp_path):
+    path = photo_set(tmp_path/'set')
+    for o in ('notes.txt', 'train/notes.txt', 'train/cat/Thumbs.db', 'train/empty/notes.txt'): (path/o).parent.mkdir(exist_ok=True); (path/o).write_text('x')
+    photo(path/'loose.jpg'); photo(path/'train'/'loose.jpg')
+    dls = get(path)
+    assert (len(dls.train_ds), len(dls.valid_ds), list(dls.vocab))==(8, 8, ['cat','dog'])
+
+def test_a_class_without_validation_photos_is_fine(tmp_path):
+    assert get(photo_set(tmp_path/'set', ('cat','dog','emu'))).c==3
+
+def test_batch_larger_than_the_set(tmp_path):
+    path = photo_set(tmp_path/'set')
+    with pytest.raises(Exception) as e: get(path, bs=9)
+    assert one_line(e, path, 'batch of 9', '8 photos', 'use bs=8')
+    assert len(get(path, bs=8).train)==1
+
+# --- files that are no images -----------------------------------------------------------------------------------
+def truncated(f): photo(f, size=(200,200)); f.write_bytes(f.read_bytes()[:700])
+def text(f): f.write_text('I am no photo')
+def empty(f): f.write_bytes(b'')
+def png_with_a_bad_checksum(f): photo(f, format='PNG'); x = bytearray(f.read_bytes()); x[50] ^= 255; f.write_bytes(x)
+breaks = dict(truncated=truncated, text=text, empty=empty, checksum=png_with_a_bad_checksum)
+
+@pytest.mark.parametrize('kind', breaks)
+@pytest.mark.parametrize('workers', [0,2])
+def test_a_broken_file_is_named(tmp_path, monkeypatch, kind, workers):
+    monkeypatch.setattr(data, 'n_workers', lambda: workers)
+    path = photo_set(tmp_path/'set')
+    bad = path/'train'/'dog'/'bad.jpg'
+    breaks[kind](bad)
+    dls = get(path, bs=9)
+    with pytest.raises(Exception) as e: dls.one_batch()
+    assert one_line(e, bad, 'no readable image', 'mend or remove it', 'doctor --data')
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(Exception) as e: Photo.create(tmp_path/'gone.jpg')
+    assert one_line(e, tmp_path/'gone.jpg')
+
+def test_broken_images_lists_them_all(tmp_path):
+    path = photo_set(tmp_path/'set')
+    for i,f in enumerate(breaks.values()): f(path/('train','val')[i%2]/'cat'/f'x{i}.jpg')
+    found = broken_images(path)
+    assert [f.name for f,_ in found]==['x0.jpg','x2.jpg','x1.jpg','x3.jpg'] and all(f.is_absolute() and r and '\n' not in r for f,r in found)
+    assert broken_images(photo_set(tmp_path/'whole'))==[]
+
+# --- images of other kinds --------------------------------------------------------------------------------------
+def at(im, x, y): return np.asarray(im)[y,x].tolist()
+
+@pytest.mark.parametrize('mode, color, suffix, rgb', [
+    ('RGB', (200,60,20), 'png', [200,60,20]), ('L', 77, 'png', [77]*3), ('L', 77, 'jpg', [77]*3), ('1', 1, 'png', [255]*3),
+    ('RGBA', (200,60,20,255), 'png', [200,60,20]), ('LA', (77,255), 'png', [77]*3), ('CMYK', (0,255,255,0), 'tif', [255,0,0]),
+    ('CMYK', (0,0,0,255), 'jpg', [0,0,0]), ('I;16', 0, 'png', [0]*3), ('I;16', 65535, 'png', [255]*3), ('I;16', 30000, 'png', [117]*3),
+    ('I;16', 300, 'tif', [1]*3)])
+def test_modes(tmp_path, mode, color, suffix, rgb):
+    im = Photo.create(photo(tmp_path/f'a.{suffix}', color, (6,5), mode))
+    assert im.mode=='RGB' and im.size==(6,5) and np.allclose(np.asarray(im), rgb, atol=2 if suffix=='jpg' else 0)
+
+def test_palette(tmp_path):
+    im = Image.new('P', (4,4), 3)
+    im.putpalette([0,0,0, 255,0,0, 0,255,0, 10,20,30])
+    im.save(tmp_path/'a.png'); im.save(tmp_path/'a.gif')
+    for f in tmp_path.ls(): assert at(Photo.create(f), 1, 1)==[10,20,30]
+
+@pytest.mark.parametrize('orientation, corner', [(1,'top left'), (2,'top right'), (3,'bottom right'), (4,'bottom left'),
+                                                 (5,'top left'), (6,'top right'), (7,'bottom right'), (8,'bottom left')])
+def test_exif_orientation(tmp_path, orientation, corner):
+    "Where the dark stored corner at the top left is seen"
+    im,exif = Image.new('L', (64,32), 255), Image.Exif()
+    im.paste(0, (0,0,16,16))
+    exif[0x112] = orientation
+    im.save(tmp_path/'a.jpg', exif=exif, quality=95)
+    im = Photo.create(tmp_path/'a.jpg')
+    assert im.size==((64,32) if orientation<5 else (32,64))
+    x,y = 4 if 'left' in corner else im.width-5, 4 if 'top' in corner else im.height-5
+    dark = np.asarray(im)[...,0]<128
+    assert dark[y,x] and dark.sum()==256
+
+def test_images_of_odd_sizes_and_names_train(tmp_path):
+    path = photo_set(tmp_path/'mit Leerzeichen und Ümläut', ('un chat','狗'), ('un chat','狗'))
+    photo(path/'train'/'狗'/'1x1.png', size=(1,1)); photo(path/'train'/'狗'/'wide.png', size=(10000,10)); photo(path/'val'/'狗'/'tall 🐕.png', size=(10,10000))
+    dls = get(path, bs=10)
+    assert sorted(dls.vocab)==['un chat','狗']
+    for dl in dls.loaders:
+        x,y = dl.one_batch()
+        assert x.shape[1:]==(3,32,32) and x.isfinite().all() and x.std()>0
+    assert broken_images(path)==[] and len(fingerprint(path))==16
+
+# --- the data folder is only read -------------------------------------------------------------------------------
+def test_nothing_is_written_into_the_data_folder(tmp_path):
+    path = photo_set(tmp_path/'set', n=10)
+    def listing(): return sorted((str(o), o.stat().st_mtime_ns) for o in [path, *path.rglob('*')])
+    before = listing()
+    for o in path.rglob('*'): o.chmod(0o555 if o.is_dir() else 0o444)
+    learn = tiny_learner(path)
+    learn.lr_find(num_it=5, show_plot=False)
+    learn.fit_one_cycle(1, 1e-3)
+    learn.save('weights')
+    assert listing()==before
+
+# --- drawing the sample -----------------------------------------------------------------------------------------
+@pytest.mark.parametrize('n', [20,120])
+def test_a_full_disk_leaves_no_half_sample(tmp_path, monkeypatch, n):
+    saves,save = [],Image.Image.save
+    def full(self, *args, **kwargs):
+        saves.append(1)
+        if len(saves)>7: raise OSError(errno.ENOSPC, 'No space left on device')
+        return save(self, *args, **kwargs)
+    monkeypatch.setattr(Image.Image, 'save', full)
+    with pytest.raises((OSError,data.CourseError)) as e: make_sample(tmp_path/'sub'/'set', n, n, 32)
+    assert 'No space left' in str(e.value) and '\n' not in str(e.value)
+    assert [o for o in tmp_path.rglob('*') if o.name!='sub']==[]
+    monkeypatch.setattr(Image.Image, 'save', save)
+    assert len(get_image_files(make_sample(tmp_path/'sub'/'set', n, n, 32)))==2*n
+
+def test_two_processes_draw_one_sample(tmp_path, drawn):
+    code = f"from resnet_course.data import *; print(fingerprint(make_sample({str(tmp_path/'set')!r}, 64, 24, 32)))"
+    ps = [subprocess.Popen([sys.executable,'-W','ignore','-c',code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    outs = [p.communicate() for p in ps]
+    assert [p.returncode for p in ps]==[0,0], outs
+    assert {o.strip() for o,_ in outs}=={fingerprint(drawn)} and tmp_path.ls()==[tmp_path/'set']
+
+def test_the_seed_decides(tmp_path, drawn):
+    a = make_sample(tmp_path/'a', 20, 10, 32)
+    assert fingerprint(make_sample(tmp_path/'b', 20, 10, 32))==fingerprint(a)!=fingerprint(make_sample(tmp_path/'c', 20, 10, 32, seed=1))
+    before = fingerprint(a)
+    assert make_sample(a, 1000, 10, 32, seed=2)==a and fingerprint(a)==before   # one there is kept
+
+# --- which data -------------------------------------------------------------------------------------------------
+def test_no_network(monkeypatch):
+    def fail(url): raise URLError('no route to host\nsecond line')
+    monkeypatch.setattr(data, 'untar_data', fail)
+    with pytest.raises(Exception) as e: course_path('imagenette')
+    assert one_line(e, 'imagenette', 'URLError', 'no route to host', 'RESNET_COURSE_DATA=sample')
+
+def test_the_argument_comes_before_the_environment(tmp_path, monkeypatch):
+    mine,yours = photo_set(tmp_path/'mine'), photo_set(tmp_path/'yours')
+    monkeypatch.setenv('RESNET_COURSE_DATA', str(mine))
+    assert course_path()==course_path('imagenette')==mine and course_path(yours)==course_path(str(yours))==yours
+    drawn = []
+    monkeypatch.setattr(data, 'make_sample', lambda dest, **kw: drawn.append(dest) or dest)
+    assert course_path('sample')==drawn[0]
+    monkeypatch.setenv('RESNET_COURSE_DATA', 'sample')
+    assert course_path()==drawn[0]
+    monkeypatch.setenv('RESNET_COURSE_DATA', str(tmp_path/'gone'))
+    for name in (None, 'imagenette'):
+        with pytest.raises(Exception) as e: course_path(name)
+        assert one_line(e, tmp_path/'gone')

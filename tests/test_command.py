@@ -1,0 +1,124 @@
+"The command: what it leaves, what it says, and its exit status"
+import signal, subprocess, sys
+import pytest
+from fastai.vision.all import *
+from PIL import Image
+from resnet_course import cli
+from resnet_course.data import make_sample
+from conftest import photo_set
+
+@pytest.fixture(scope='module')
+def tiny(tmp_path_factory): return make_sample(tmp_path_factory.mktemp('tiny')/'set', n_train=48, n_val=24, size=32)
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    "Run the command in this process; its exit status, standard output and standard error"
+    def run(*args):
+        monkeypatch.setattr(sys, 'argv', ['resnet_course', *map(str, args)])
+        with pytest.raises(SystemExit) as e: cli.main()
+        return e.value.code or 0, *capsys.readouterr()
+    return run
+
+def record(folder, model, seed=42): return json.loads((folder/f'{model}-small-s{seed}.json').read_text())
+
+def test_ladder(tiny, command):
+    out = Path('out')
+    status,text,err = command('ladder', '--data', tiny, '--models', 'resblock,fcn', '--epochs', 1, '--out', out)
+    assert status==0 and {o.name for o in out.ls()}=={'fcn-small-s42.json','resblock-small-s42.json','curves.png'}
+    for name in ('fcn','resblock'):
+        rec = record(out, name)
+        assert rec['complete'] and rec['model']==name and rec['settings']==dict(presize=32, resize=32, bs=16)
+        assert f"{rec['params']:,}" in text and f"{rec['accuracy']:.1%}" in text and f'--models {name}' in rec['command']
+    rows = [l.split()[0] for l in text.splitlines() if re.match('(model|fcn|resblock) ', l)]
+    assert rows==['model','fcn','resblock'] and '\nmodel ' in text
+    with Image.open(out/'curves.png') as im: im.verify()
+
+    # --resume keeps what is finished, without it all is trained anew; another length is another run
+    before = (out/'fcn-small-s42.json').stat().st_mtime_ns
+    assert command('ladder', '--data', tiny, '--models', 'fcn', '--epochs', 1, '--out', out, '--resume')[0]==0
+    assert (out/'fcn-small-s42.json').stat().st_mtime_ns==before
+    history = record(out, 'fcn')['history']
+    assert command('ladder', '--data', tiny, '--models', 'fcn', '--epochs', 1, '--out', out)[0]==0
+    assert (out/'fcn-small-s42.json').stat().st_mtime_ns>before
+    again = record(out, 'fcn')['history']
+    assert [{**o,'seconds':0} for o in again]==[{**o,'seconds':0} for o in history]   # the same seed, the same numbers
+
+def test_the_usual_place(tiny, command):
+    assert command('ladder', '--data', tiny, '--models', 'fcn', '--epochs', 1, '--seed', 3)[0]==0
+    assert record(Path('runs')/'ladder-sample', 'fcn', 3)['seed']==3
+
+@pytest.mark.parametrize('args, words', [
+    (['--epochs',0], ['--epochs 0', 'give 1 or more']), (['--epochs',-2], ['--epochs -2']),
+    (['--models','resnet81'], ["no model 'resnet81'", 'resnet18', 'resnet50']), (['--models','fcn,rezblock'], ["no model 'rezblock'", 'resblock']),
+    (['--models','qqq'], ["no model 'qqq'", *cli.rungs]), (['--data','nowhere'], ['nowhere', 'no such folder']), (['--data','.'], ['no images'])])
+def test_errors(args, words, command):
+    status,out,err = command('ladder', *args)
+    assert status==1 and err.startswith('error: ') and err.count('\n')==1 and all(w in err for w in words)
+    assert out=='' and not Path('runs').exists()
+
+def test_a_broken_photo(command):
+    path = photo_set(Path('set'), n=100)
+    bad = path/'train'/'cat'/'bad.jpg'
+    bad.write_text('x')
+    status,out,err = command('ladder', '--data', path, '--models', 'fcn', '--epochs', 1)
+    assert status==1 and err.startswith('error: ') and err.count('\n')==1 and str(bad) in err
+
+def test_usage(command):
+    assert command('ladder', '--epochs', 'x')[0]==2 and command('lader')[0]==2
+    for args in (['--help'], ['ladder','--help']): assert command(*args)[0]==0
+
+def test_help_is_quick_and_imports_nothing_heavy():
+    code = "import sys; from resnet_course.cli import main\ntry: main()\nfinally: assert not {'torch','fastai'} & set(sys.modules)"
+    assert subprocess.run([sys.executable,'-c',code,'--help'], capture_output=True).returncode==0
+
+def test_ctrl_c_and_resume(tiny, command):
+    "Sent to the whole process group, as a terminal does: the DataLoader workers get it too"
+    out,args = Path('out'), ['ladder','--data',tiny,'--models','fcn,resnet18','--epochs',6,'--out','out']
+    p = subprocess.Popen([sys.executable,'-c','from resnet_course.cli import main; main()',*map(str,args)],
+                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        while p.poll() is None and not Path('runs/out/resnet18-small-s42.pt').exists(): time.sleep(.01)
+        assert p.poll() is None, p.communicate()
+        os.killpg(p.pid, signal.SIGINT)
+        _,err = p.communicate(timeout=120)
+    finally:
+        if p.poll() is None: p.kill()
+    assert p.returncode==130 and 'stopped in resnet18' in err and '--resume' in err and 'Traceback' not in err
+    assert record(out,'fcn')['complete'] and not record(out,'resnet18')['complete']
+    before = (out/'fcn-small-s42.json').stat().st_mtime_ns
+    status,text,_ = command(*args, '--resume')
+    assert status==0 and (out/'fcn-small-s42.json').stat().st_mtime_ns==before
+    assert record(out,'resnet18')['complete'] and len(record(out,'resnet18')['history'])==6 and re.search(r'^resnet18 ', text, re.M)
+
+@pytest.mark.parametrize('when', ['get_data','get_learner'])
+def test_ctrl_c_before_the_first_batch(tiny, command, monkeypatch, when):
+    def stop(*args, **kwargs): raise KeyboardInterrupt
+    monkeypatch.setattr(f"resnet_course.{'data' if when=='get_data' else 'training'}.{when}", stop)
+    status,_,err = command('ladder', '--data', tiny, '--models', 'fcn', '--epochs', 1)
+    assert status==130 and 'stopped in fcn' in err and '--resume' in err
+
+def test_resume_of_other_data(tiny, command):
+    "A finished record is kept only for the photos that were asked for"
+    args = ['ladder','--models','fcn','--epochs',1,'--out','out']
+    assert command(*args, '--data', tiny)[0]==0
+    other = make_sample(Path('other'), n_train=48, n_val=24, size=32, seed=1)
+    status,_,err = command(*args, '--data', other, '--resume')
+    assert status==1 and err.startswith('error: ') and 'data' in err and err.count('\n')==1
+
+# --- doctor -----------------------------------------------------------------------------------------------------
+def test_doctor(command):
+    status,out,err = command('doctor')
+    assert (status,err)==(0,'') and all(w in out for w in ('python','torch','fastai','device','precision','data','nothing is wrong'))
+
+def test_doctor_lists_broken_photos(command):
+    path = photo_set(Path('set'))
+    assert command('doctor', '--data', path)[0]==0
+    bad = [path/'train'/'cat'/'a.jpg', path/'val'/'dog'/'b.jpg']
+    for f in bad: f.write_text('x')
+    status,out,_ = command('doctor', '--data', path)
+    assert status==1 and '2 wrong' in out and all(str(f) in out for f in bad)
+
+@pytest.mark.parametrize('folder', ['nowhere','.'])
+def test_doctor_and_a_folder_that_is_no_set(command, folder):
+    status,out,_ = command('doctor', '--data', folder)
+    assert status==1 and '1 wrong' in out

@@ -1,0 +1,166 @@
+"A run's record and checkpoint: stopped anywhere and resumed, a run ends as if it had not been stopped"
+import signal, stat, subprocess
+import pytest, torch
+from fastai.vision.all import *
+from resnet_course import training
+from resnet_course.data import fingerprint
+from resnet_course.training import commit, measured_fit, results, save_json, summary, write_whole
+from conftest import one_line, photo_set, tiny_learner
+
+file,ckpt,epochs = Path('out/fcn-small-s42.json'),Path('runs/out/fcn-small-s42.pt'),3   # 4 batches an epoch, and 1 of validation
+
+class CtrlC(Callback):
+    "Press Ctrl-C `times` at an event of one epoch (and one batch)"
+    order = 5
+    def __init__(self, event, epoch, batch=None, times=1): self.event,self.at,self.batch,self.times = event,epoch,batch,times
+    def __call__(self, event_name):
+        if event_name==self.event and self.epoch==self.at and self.batch in (None, self.train_iter):
+            for _ in range(self.times): os.kill(os.getpid(), signal.SIGINT)
+
+def run(path, *cbs, resume=False, epochs=epochs, seed=42, **about):
+    learn = tiny_learner(path, seed=seed, cbs=cbs)
+    rec = measured_fit(learn, epochs, 1e-2, file, resume, **dict(model='fcn', recipe='small', size=32, seed=seed, command='pytest')|about)
+    return learn,rec
+
+def outcome(learn, rec):
+    "All that must not depend on whether the run was stopped"
+    r = learn.recorder
+    return dict(history=[{k:v for k,v in o.items() if k!='seconds'} for o in rec['history']], lrs=list(map(float,r.lrs)), losses=list(map(float,r.losses)),
+                iters=list(r.iters), values=list(map(list,r.values)), weights={k:v.tolist() for k,v in learn.model.state_dict().items()})
+
+@pytest.fixture(scope='module')
+def whole(drawn, tmp_path_factory):
+    "The outcome of the run that is not stopped"
+    with pytest.MonkeyPatch.context() as m:
+        m.chdir(tmp_path_factory.mktemp('whole'))
+        m.setattr('resnet_course.data.n_workers', lambda: 0)
+        torch.set_num_threads(1)
+        learn,rec = run(drawn)
+        return dict(outcome(learn, rec), rec=rec)
+
+def test_the_record(whole, drawn):
+    rec = whole['rec']
+    assert set(rec)>={'name','command','model','recipe','data','size','epochs','seed','history','accuracy','seconds','precision','hardware','versions','commit'}
+    assert rec['data']==dict(name='sample', n_train=64, n_val=24, fingerprint=fingerprint(drawn))
+    assert (rec['name'],rec['model'],rec['size'],rec['epochs'],rec['seed'],rec['precision'],rec['complete'])==('fcn-small-s42','fcn',32,3,42,'fp32',True)
+    assert [set(o) for o in rec['history']]==[{'epoch','train_loss','valid_loss','accuracy','seconds'}]*3
+    assert [o['epoch'] for o in rec['history']]==[0,1,2] and rec['accuracy']==rec['history'][-1]['accuracy'] and 0<=rec['accuracy']<=1
+    assert set(rec['hardware'])>={'device','name','cores','threads'} and set(rec['versions'])>={'python','torch','fastai','resnet_course'}
+
+stops = dict(first_batch=CtrlC('before_batch',0,0), middle=CtrlC('before_batch',1,6), after_the_step=CtrlC('after_step',1,5), last_batch=CtrlC('before_batch',1,7),
+    validation=CtrlC('before_validate',1), between=CtrlC('after_epoch',0), before_epoch=CtrlC('before_epoch',1), last_validation=CtrlC('before_validate',2),
+    twice=CtrlC('before_batch',1,6,times=2))
+@pytest.mark.parametrize('where', stops)
+def test_stopped_and_resumed(where, drawn, whole):
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt): run(drawn, stops[where])
+    assert signal.getsignal(signal.SIGINT)==handler
+    if file.exists(): assert not json.loads(file.read_text())['complete']
+    learn,rec = run(drawn, resume=True)
+    assert rec['complete'] and outcome(learn, rec)=={k:v for k,v in whole.items() if k!='rec'}
+
+def test_stopped_three_times(drawn, whole):
+    for i in (1,2,6):
+        with pytest.raises(KeyboardInterrupt): run(drawn, CtrlC('before_batch', i//4, i), resume=True)
+    learn,rec = run(drawn, resume=True)
+    assert outcome(learn, rec)=={k:v for k,v in whole.items() if k!='rec'}
+
+def test_stopped_with_workers(drawn, monkeypatch):
+    monkeypatch.setattr('resnet_course.data.n_workers', lambda: 2)
+    expected = outcome(*run(drawn, epochs=2))
+    with pytest.raises(KeyboardInterrupt): run(drawn, CtrlC('before_batch',0,2), epochs=2)
+    assert outcome(*run(drawn, epochs=2, resume=True))==expected
+
+def test_ctrl_c_after_the_last_batch_is_not_lost(drawn, whole):
+    with pytest.raises(KeyboardInterrupt): run(drawn, CtrlC('after_epoch',2))
+    assert json.loads(file.read_text())['complete']
+
+class Trains(Callback):
+    def __init__(self, seen): self.seen = seen
+    def before_batch(self): self.seen.append(self.train_iter)
+
+def test_resuming_a_finished_run_trains_nothing(drawn, whole):
+    run(drawn)
+    file.unlink()   # the record is made again from the checkpoint
+    trained = []
+    learn,rec = run(drawn, Trains(trained), resume=True)
+    assert not trained and rec['complete'] and outcome(learn, rec)=={k:v for k,v in whole.items() if k!='rec'}
+
+def test_the_time_of_a_stopped_epoch_counts(drawn):
+    class Slow(Callback):
+        def before_batch(self): time.sleep(0.3 if self.train_iter==1 else 0)
+    with pytest.raises(KeyboardInterrupt): run(drawn, Slow(), CtrlC('before_batch',0,2), epochs=1)
+    assert run(drawn, epochs=1, resume=True)[1]['seconds']>0.3
+
+def test_without_resume_a_run_begins_anew(drawn, whole):
+    with pytest.raises(KeyboardInterrupt): run(drawn, CtrlC('before_batch',1,6))
+    assert outcome(*run(drawn))=={k:v for k,v in whole.items() if k!='rec'}
+
+@pytest.mark.parametrize('size', [0, 100, 5000])
+def test_a_truncated_checkpoint(size, drawn):
+    with pytest.raises(KeyboardInterrupt): run(drawn, CtrlC('before_batch',0,1))
+    ckpt.write_bytes(ckpt.read_bytes()[:size])
+    with pytest.raises(Exception) as e: run(drawn, resume=True)
+    assert one_line(e, ckpt, 'delete it', '--resume')
+
+@pytest.mark.parametrize('change', [dict(epochs=4), dict(seed=7), dict(model='resblock'), dict(settings=dict(bs=8))])
+def test_the_checkpoint_of_another_run(change, drawn):
+    with pytest.raises(KeyboardInterrupt): run(drawn, CtrlC('before_batch',0,1))
+    with pytest.raises(Exception) as e: run(drawn, resume=True, **change)
+    assert one_line(e, ckpt, f'({first(change)} differ)', '--resume')
+
+def test_the_checkpoint_of_other_photos(drawn):
+    with pytest.raises(KeyboardInterrupt): run(drawn, CtrlC('before_batch',0,1))
+    with pytest.raises(Exception) as e: run(photo_set(Path('mine'), n=10), resume=True)
+    assert one_line(e, ckpt, 'data')
+
+# --- files ------------------------------------------------------------------------------------------------------
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    f = tmp_path/'new folder'/'a.json'
+    save_json(f, dict(a='ä'))
+    assert json.loads(f.read_text(encoding='utf-8'))==dict(a='ä')
+    old = f.read_bytes()
+    with pytest.raises(TypeError): save_json(f, dict(a=object()))
+    for error in (OSError, KeyboardInterrupt):
+        with pytest.raises(error):
+            with write_whole(f) as o: o.write('half'); raise error
+    assert f.read_bytes()==old and f.parent.ls()==[f]
+
+def test_others_may_read_what_is_written(tmp_path):
+    save_json(tmp_path/'a', 1); (tmp_path/'b').write_text('1')
+    assert stat.S_IMODE((tmp_path/'a').stat().st_mode)==stat.S_IMODE((tmp_path/'b').stat().st_mode)
+
+def test_fingerprint(tmp_path):
+    path = photo_set(tmp_path/'set')
+    a,b = path/'train'/'cat'/'0.jpg', path/'train'/'dog'/'0.jpg'
+    prints = [fingerprint(path)]
+    def changed(): prints.append(fingerprint(path)); return prints[-1] not in prints[:-1]
+    os.utime(a, (1,1)); (path/'notes.txt').write_text('hello')
+    assert not changed()
+    assert fingerprint(shutil.copytree(path, tmp_path/'copy'))==prints[0]
+    x = a.read_bytes()
+    a.write_bytes(x[:-1]+b'x'); assert changed()
+    a.write_bytes(x);           assert not changed()
+    a.rename(a.with_name('new.jpg')); assert changed()
+    a.with_name('new.jpg').rename(path/'train'/'dog'/'new.jpg'); assert changed()
+    b.unlink(); assert changed()
+
+def test_commit_is_of_the_course_only(tmp_path, monkeypatch):
+    "A checkout says its commit; a copy in the venv of another project does not say that project's"
+    module = tmp_path/'venv'/'training.py'
+    module.parent.mkdir(); module.touch(); (tmp_path/'a').touch()
+    monkeypatch.setattr(training, '__file__', str(module))
+    assert commit()=='none'
+    def git(*args): subprocess.run(['git','-c','user.name=a','-c','user.email=a@b.c',*args], cwd=tmp_path, check=True, capture_output=True)
+    git('init'); git('add','a'); git('commit','-m','a')
+    assert commit()=='none'
+    git('add','.'); git('commit','-m','b')
+    assert re.fullmatch('[0-9a-f]{10}', commit())
+    module.write_text('changed')
+    assert re.fullmatch('[0-9a-f]{10}-dirty', commit())
+
+def test_results_are_of_complete_runs(tmp_path, whole):
+    for seed,acc in ((1,.5),(2,.7)): save_json(tmp_path/f'fcn-s{seed}.json', dict(whole['rec'], seed=seed, accuracy=acc))
+    save_json(tmp_path/'half.json', dict(whole['rec'], complete=False, seed=3))
+    row = summary(results(tmp_path)).loc['fcn']
+    assert (row.seeds, round(row.accuracy,6), round(row.spread,6))==(2, .6, round(.2/2**.5,6))
