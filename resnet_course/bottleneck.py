@@ -10,9 +10,9 @@ from fastai.vision.all import *
 from .resblock import ResBlock
 from .resnet import ResNet
 
-# %% ../nbs/05_bottleneck.ipynb #065a3a1a
+# %% ../nbs/05_bottleneck.ipynb #fc59b742
 class Bottleneck(ResBlock):
-    "1x1 down to nf/4, 3x3, 1x1 up to nf, and a way around: (bs, ni, h, w) to (bs, nf, h/stride, w/stride), rounded up. He et al. 2015, fig. 5"
+    "1x1 down to nf/4, 3x3, 1x1 up: (bs, ni, h, w) to (bs, nf, h/stride, w/stride), rounded up. He et al. 2015, fig. 5"
     expansion = 4
     @staticmethod
     def conv_branch(ni, nf, stride):

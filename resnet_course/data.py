@@ -13,12 +13,12 @@ import hashlib, json, os, tempfile
 from concurrent.futures import ProcessPoolExecutor   # after fastai, which has another of that name
 from PIL import Image, ImageDraw, ImageOps
 
-# %% ../nbs/00_data.ipynb #e2c190dd
+# %% ../nbs/00_data.ipynb #60e0133a
 class CourseError(Exception):
     "Something that a user can mend: its text is one line that names the thing and the way out"
     def __str__(self):
         # A DataLoader worker wraps the text in its stack trace; the line that matters is the last.
-        return super().__str__().strip().splitlines()[-1].removeprefix('resnet_course.data.CourseError: ')
+        return super().__str__().strip().splitlines()[-1].strip().removeprefix('resnet_course.data.CourseError: ')
 
 # %% ../nbs/00_data.ipynb #07ad0dba
 def _to_rgb(im:Image.Image) -> Image.Image:

@@ -7,8 +7,8 @@ __all__ = ['choose_precision', 'CPUMixedPrecision', 'get_learner', 'top_k_accura
            'hardware', 'versions', 'commit', 'RunRecord', 'Checkpoint', 'measured_fit', 'results', 'summary',
            'plot_history', 'markdown_table', 'fit_seconds', 'fit_or_show']
 
-# %% ../nbs/01_training.ipynb #00b4e340
-import json, os, platform, random, signal, subprocess, tempfile, threading, time
+# %% ../nbs/01_training.ipynb #27ef7941
+import json, os, platform, random, signal, subprocess, threading, time
 from contextlib import contextmanager
 from copy import deepcopy
 from importlib.metadata import version
@@ -30,23 +30,21 @@ def choose_precision(device=None) -> tuple: # ('fp16', 'bf16' or 'fp32', the rea
         if caps.get(cap): return 'bf16', f'this CPU has {cap.upper()}: bf16 autocast, channels_last'
     return 'fp32', 'this CPU has neither AMX nor AVX512-BF16'
 
-# %% ../nbs/01_training.ipynb #d33c3faa
+# %% ../nbs/01_training.ipynb #352e2817
 class CPUMixedPrecision(Callback):
     "bf16 autocast and channels_last on a CPU, where fastai's `MixedPrecision` does nothing; loss and weights stay fp32"
     order = 10
     def before_fit(self): self.learn.model.to(memory_format=torch.channels_last)
     def before_batch(self):
         self.learn.xb = tuple(x.to(memory_format=torch.channels_last) if x.ndim==4 else x for x in self.xb)
-        self.autocast = torch.autocast('cpu', dtype=torch.bfloat16)
-        self.autocast.__enter__()
-    def after_pred(self):
-        # The loss is computed outside of autocast, in fp32.
-        self._leave()
-        self.learn.pred = to_float(self.pred)
-    def after_cancel_batch(self): self._leave()
-    def _leave(self):
-        if self.autocast: self.autocast.__exit__(None, None, None)
-        self.autocast = None
+        # For this one call, and over when it fails or is interrupted: the loss, and a notebook's next cell, are fp32.
+        def forward(*xb):
+            del model.forward
+            with torch.autocast('cpu', dtype=torch.bfloat16): return model.forward(*xb)
+        model = self.model
+        model.forward = forward
+    def after_pred(self): self.learn.pred = to_float(self.pred)
+    def after_cancel_batch(self): vars(self.model).pop('forward', None)
 
 # %% ../nbs/01_training.ipynb #03a41e69
 def get_learner(
@@ -98,19 +96,17 @@ def layer_costs(
         model.train(was_training)
     return pd.DataFrame(rows)
 
-# %% ../nbs/01_training.ipynb #b255e4f5
+# %% ../nbs/01_training.ipynb #c694e810
 @contextmanager
 def write_whole(path:Path, mode='w'):
     "A file to write that takes its place at `path` only when it is whole: written beside it, then renamed"
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    fd,tmp = tempfile.mkstemp(prefix=f'.{path.name}-', dir=path.parent)
+    tmp = path.with_name(f'.{path.name}-{os.getpid()}')
     try:
-        with os.fdopen(fd, mode, **({} if 'b' in mode else {'encoding':'utf-8'})) as f: yield f
+        with open(tmp, mode, encoding=None if 'b' in mode else 'utf-8') as f: yield f
         os.replace(tmp, path)
-    except BaseException:
-        os.unlink(tmp)
-        raise
+    finally: tmp.unlink(missing_ok=True)
 
 def save_json(path:Path, obj):
     "Write `obj` to `path` as JSON, whole or not at all"
@@ -172,7 +168,7 @@ def _set_random_states(dls:DataLoaders, s:dict):
     for dl,o in zip(dls.loaders, s['loaders']): dl.rng.setstate(o)
     if 'cuda' in s and torch.cuda.is_available(): torch.cuda.set_rng_state_all(s['cuda'])
 
-# %% ../nbs/01_training.ipynb #323ce82a
+# %% ../nbs/01_training.ipynb #a9bb436c
 def _plain(o):
     "`o` of nothing but dicts, lists, tuples, numbers and plain tensors, which is all that `torch.load(weights_only=True)` takes"
     if isinstance(o, dict): return {k:_plain(v) for k,v in o.items()}
@@ -206,8 +202,9 @@ class Checkpoint(Callback):
         self.main = threading.current_thread() is threading.main_thread()   # only there may Python set a handler
         if self.main: self.old_handler = signal.signal(signal.SIGINT, self._on_ctrl_c)
         return self
-    def __exit__(self, *args):
+    def __exit__(self, error, *args):
         if self.main: signal.signal(signal.SIGINT, self.old_handler)
+        if self.stop and not error: raise KeyboardInterrupt   # it came after the last batch
     def _on_ctrl_c(self, *args):
         if self.stop: raise KeyboardInterrupt   # the second one does not wait
         self.stop = True
@@ -227,18 +224,22 @@ class Checkpoint(Callback):
             raise CancelEpochException
         self.learn.logger,self.done = self.printer,0
         self.epoch_rng = _random_states(self.dls)
-    def before_train(self):
-        if not self.state: return
+    def _restore(self) -> dict:
         s,self.state = self.state,None
         self.model.load_state_dict(s['model'])
         self.opt.load_state_dict(s['opt'])
         for k in self._keep: setattr(self.recorder, k, s['recorder'][k])
         self.recorder.smooth_loss.count,self.recorder.smooth_loss.val = s['recorder']['smooth']
         if self.run_record: self.run_record.history = s['history']
+        return s
+    def before_train(self):
+        if not self.state: return
+        s = self._restore()
         _set_random_states(self.dls, s['epoch_rng'])
         self.epoch_rng,self.done = s['epoch_rng'],s['iter']
         if self.done:
-            self.learn.pct_train += self.done/(len(self.dl)*self.n_epoch)
+            for _ in range(self.done): self.learn.pct_train += 1./(len(self.dl)*self.n_epoch)   # rounds as fastai's own sum does
+            if self.run_record: self.run_record.start -= s['spent']
             self.learn.train_iter = self.epoch*len(self.dl) + self.done
             self.learn.dl = _Rest(self.dl, self.done, lambda: _set_random_states(self.dls, s['rng']))
     def after_batch(self):
@@ -252,6 +253,10 @@ class Checkpoint(Callback):
         now = _random_states(self.dls)
         self.epoch_rng = now
         self.save(self.epoch+1, 0, now)
+    def after_fit(self):
+        if not self.state: return
+        self._restore()   # of a run that is finished
+        if self.run_record and not self.run_record.file.exists(): save_json(self.run_record.file, self.run_record.record())
     def save(self,
         epoch:int, # the epoch to go on with
         iter:int, # how many of its batches are trained
@@ -261,7 +266,8 @@ class Checkpoint(Callback):
         recorder = {k:getattr(r,k) for k in self._keep}
         state = dict(format=1, about=self.about, epoch=epoch, iter=iter, model=self.model.state_dict(), opt=self.opt.state_dict(),
             rng=rng, epoch_rng=self.epoch_rng, recorder=dict(recorder, smooth=(r.smooth_loss.count, r.smooth_loss.val)),
-            history=self.run_record.history if self.run_record else [])
+            history=self.run_record.history if self.run_record else [],
+            spent=time.perf_counter()-self.run_record.start if self.run_record else 0) # seconds of this epoch so far
         with write_whole(self.file, 'wb') as f: torch.save(_plain(state), f)
 
 # %% ../nbs/01_training.ipynb #bd83800b

@@ -90,13 +90,6 @@ def test_ctrl_c_and_resume(tiny, command):
     assert status==0 and (out/'fcn-small-s42.json').stat().st_mtime_ns==before
     assert record(out,'resnet18')['complete'] and len(record(out,'resnet18')['history'])==6 and re.search(r'^resnet18 ', text, re.M)
 
-@pytest.mark.parametrize('when', ['get_data','get_learner'])
-def test_ctrl_c_before_the_first_batch(tiny, command, monkeypatch, when):
-    def stop(*args, **kwargs): raise KeyboardInterrupt
-    monkeypatch.setattr(f"resnet_course.{'data' if when=='get_data' else 'training'}.{when}", stop)
-    status,_,err = command('ladder', '--data', tiny, '--models', 'fcn', '--epochs', 1)
-    assert status==130 and 'stopped in fcn' in err and '--resume' in err
-
 def test_resume_of_other_data(tiny, command):
     "A finished record is kept only for the photos that were asked for"
     args = ['ladder','--models','fcn','--epochs',1,'--out','out']

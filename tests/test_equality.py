@@ -107,6 +107,11 @@ def test_counts(depth, params10, params1000, entries, macs):
     assert (total_params(m)[0], len(m.state_dict()))==(params1000, entries)
     assert layer_costs(m, 224).macs.sum()==macs
 
+@pytest.mark.parametrize('depth, zeros, norms', [(18,8,22), (34,16,38), (50,16,55)])
+def test_each_block_begins_silent(depth, zeros, norms):
+    found = [bool((m.weight==0).all()) for m in nets[depth](10).modules() if isinstance(m, nn.BatchNorm2d)]
+    assert (sum(found), len(found))==(zeros, norms)
+
 def test_layer_costs():
     m = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.Conv2d(8, 8, 1, groups=2, bias=False), nn.Flatten(), nn.Linear(8*5*4, 7))
     costs = layer_costs(m.train(), (9,7))

@@ -40,16 +40,18 @@ class Spy(Callback):
     def note(self, **kw): self.seen |= {(k,v) for k,v in kw.items()}
     def after_pred(self): self.note(pred=self.pred.dtype, autocast=torch.is_autocast_enabled('cpu'))
     def after_loss(self): self.note(loss=self.loss.dtype)
-    def before_step(self): self.note(**{f'{k}':t.dtype for p in self.model.parameters() for k,t in (('weight',p),('grad',p.grad))})
+    def before_step(self):
+        for p in self.model.parameters(): self.note(weight=p.dtype, grad=p.grad.dtype)
 
 @pytest.mark.parametrize('precision, inside', [('bf16',torch.bfloat16), ('fp32',torch.float32)])
 def test_inside_a_fit(drawn, precision, inside):
     learn,spy = tiny_learner(drawn, precision),Spy()
-    conv = first(m for m in learn.model.modules() if isinstance(m, nn.Conv2d))
-    conv.register_forward_hook(lambda m, inp, out: spy.note(activation=out.dtype, last=out.is_contiguous(memory_format=torch.channels_last)))
+    def last(x): return x.is_contiguous(memory_format=torch.channels_last)
+    def note(m, inp, out): spy.note(activation=out.dtype, channels_last=(last(inp[0]), last(m.weight), last(out)))
+    first(m for m in learn.model.modules() if isinstance(m, nn.Conv2d)).register_forward_hook(note)
     learn.fit(1, 1e-3, cbs=spy)
     f32 = torch.float32
-    assert spy.seen=={('activation',inside), ('last',precision=='bf16'), ('pred',f32), ('autocast',False), ('loss',f32), ('weight',f32), ('grad',f32)}
+    assert spy.seen=={('activation',inside), ('channels_last',(precision=='bf16',)*3), ('pred',f32), ('autocast',False), ('loss',f32), ('weight',f32), ('grad',f32)}
     preds,_ = learn.get_preds()
     assert preds.dtype==f32 and preds.isfinite().all() and not torch.is_autocast_enabled('cpu')
     assert math.isfinite(learn.validate()[0])

@@ -1,8 +1,7 @@
 "A run's record and checkpoint: stopped anywhere and resumed, a run ends as if it had not been stopped"
 import signal, stat, subprocess
-import pytest, torch
+import pytest, resnet_course, torch
 from fastai.vision.all import *
-from resnet_course import training
 from resnet_course.data import fingerprint
 from resnet_course.training import commit, measured_fit, results, save_json, summary, write_whole
 from conftest import one_line, photo_set, tiny_learner
@@ -47,14 +46,17 @@ def test_the_record(whole, drawn):
     assert [o['epoch'] for o in rec['history']]==[0,1,2] and rec['accuracy']==rec['history'][-1]['accuracy'] and 0<=rec['accuracy']<=1
     assert set(rec['hardware'])>={'device','name','cores','threads'} and set(rec['versions'])>={'python','torch','fastai','resnet_course'}
 
-stops = dict(first_batch=CtrlC('before_batch',0,0), middle=CtrlC('before_batch',1,6), after_the_step=CtrlC('after_step',1,5), last_batch=CtrlC('before_batch',1,7),
-    validation=CtrlC('before_validate',1), between=CtrlC('after_epoch',0), before_epoch=CtrlC('before_epoch',1), last_validation=CtrlC('before_validate',2),
-    twice=CtrlC('before_batch',1,6,times=2))
-@pytest.mark.parametrize('where', stops)
-def test_stopped_and_resumed(where, drawn, whole):
+@pytest.mark.parametrize('stop, place', [ # the epoch that the checkpoint goes on with, and how many of its batches are trained
+    (CtrlC('before_batch',0,0), (0,1)), (CtrlC('before_batch',1,6), (1,3)), (CtrlC('after_step',1,5), (1,2)), (CtrlC('before_batch',1,7), (1,4)),
+    (CtrlC('before_validate',1), (1,4)), (CtrlC('after_epoch',0), (1,1)), (CtrlC('before_epoch',1), (1,1)), (CtrlC('before_validate',2), (2,4)),
+    (CtrlC('before_batch',1,6,times=2), (1,0))], ids=['first_batch','middle','after_the_step','last_batch','validation','between','before_epoch',
+    'last_validation','pressed_twice'])
+def test_stopped_and_resumed(stop, place, drawn, whole):
     handler = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt): run(drawn, stops[where])
+    with pytest.raises(KeyboardInterrupt): run(drawn, stop)
     assert signal.getsignal(signal.SIGINT)==handler
+    saved = torch.load(ckpt, weights_only=True)
+    assert (saved['epoch'],saved['iter'])==place
     if file.exists(): assert not json.loads(file.read_text())['complete']
     learn,rec = run(drawn, resume=True)
     assert rec['complete'] and outcome(learn, rec)=={k:v for k,v in whole.items() if k!='rec'}
@@ -144,23 +146,26 @@ def test_fingerprint(tmp_path):
     a.rename(a.with_name('new.jpg')); assert changed()
     a.with_name('new.jpg').rename(path/'train'/'dog'/'new.jpg'); assert changed()
     b.unlink(); assert changed()
+    for split in ('train','val'): (path/split/'cat').rename(path/split/'ape')
+    assert changed()   # the same files in the same order, under another label
 
 def test_commit_is_of_the_course_only(tmp_path, monkeypatch):
-    "A checkout says its commit; a copy in the venv of another project does not say that project's"
-    module = tmp_path/'venv'/'training.py'
-    module.parent.mkdir(); module.touch(); (tmp_path/'a').touch()
-    monkeypatch.setattr(training, '__file__', str(module))
+    "A checkout says its commit; a copy installed inside another project does not say that project's"
+    monkeypatch.setattr(resnet_course, '__file__', str(tmp_path/'resnet_course'/'__init__.py'))
     assert commit()=='none'
     def git(*args): subprocess.run(['git','-c','user.name=a','-c','user.email=a@b.c',*args], cwd=tmp_path, check=True, capture_output=True)
-    git('init'); git('add','a'); git('commit','-m','a')
+    (tmp_path/'a').touch()
+    git('init'); git('add','.'); git('commit','-m','a')
     assert commit()=='none'
+    (tmp_path/'settings.ini').touch()
+    assert re.fullmatch('[0-9a-f]{10}-dirty', commit())
     git('add','.'); git('commit','-m','b')
     assert re.fullmatch('[0-9a-f]{10}', commit())
-    module.write_text('changed')
-    assert re.fullmatch('[0-9a-f]{10}-dirty', commit())
 
 def test_results_are_of_complete_runs(tmp_path, whole):
     for seed,acc in ((1,.5),(2,.7)): save_json(tmp_path/f'fcn-s{seed}.json', dict(whole['rec'], seed=seed, accuracy=acc))
     save_json(tmp_path/'half.json', dict(whole['rec'], complete=False, seed=3))
-    row = summary(results(tmp_path)).loc['fcn']
+    runs = results(tmp_path)
+    assert set(runs)>={'model','recipe','size','epochs','seed','params','macs','accuracy','precision','data','hardware','seconds_epoch','record'}
+    row = summary(runs).loc['fcn']
     assert (row.seeds, round(row.accuracy,6), round(row.spread,6))==(2, .6, round(.2/2**.5,6))
