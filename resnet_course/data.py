@@ -7,10 +7,12 @@ __all__ = ['sample_classes', 'CourseError', 'Photo', 'broken_images', 'draw_imag
            'course_path', 'data_name', 'run_settings', 'photos_by_class', 'n_workers', 'get_data', 'fingerprint',
            'data_card']
 
-# %% ../nbs/00_data.ipynb #35e99aab
+# %% ../nbs/00_data.ipynb #1d045cb5
 from fastai.vision.all import *
 import hashlib, json, os, tempfile
 from concurrent.futures import ProcessPoolExecutor   # after fastai, which has another of that name
+from concurrent.futures.process import BrokenProcessPool
+from math import cos, pi, sin
 from PIL import Image, ImageDraw, ImageOps
 
 # %% ../nbs/00_data.ipynb #60e0133a
@@ -48,20 +50,19 @@ def broken_images(
     files = get_image_files(path).sorted()
     return [(f,r) for f,r in zip(files, parallel(reason, files, n_workers=num_cpus(), threadpool=True)) if r]
 
-# %% ../nbs/00_data.ipynb #5d21a0e0
-_sample = 'resnet-course-sample-0'
+# %% ../nbs/00_data.ipynb #1384c95f
 sample_classes = ['arrow', 'bolt', 'crescent', 'cross', 'gear', 'heart', 'ring', 'square', 'star', 'triangle']
 
 def _polar(r, t): return np.stack([r*np.cos(t), r*np.sin(t)], 1)
-def _ngon(n, r=1.): return _polar(np.resize(r, n), np.arange(n)*2*np.pi/n)
+def _ngon(n, r=1.): return _polar(np.resize(r, n), np.arange(n)*2*pi/n)
 
 def _outline(label):
     "The corners of one class's shape, `(n,2)`, centred and of area 1, so that no class is told by how much it covers"
-    name, t = sample_classes[label], np.linspace(0, 2*np.pi, 64)
+    name, t = sample_classes[label], np.linspace(0, 2*pi, 64)
     if   name=='arrow':    p = [(-1,-.22), (.1,-.22), (.1,-.7), (1,0), (.1,.7), (.1,.22), (-1,.22)]
     elif name=='bolt':     p = [(-1,-.1), (.2,-.75), (.1,-.12), (1,.1), (-.2,.75), (-.1,.12)]
-    elif name=='crescent': p = np.r_[_polar(1, np.linspace(.8, 5.48, 48)), (.45,0)+_polar(.76, np.linspace(5.05, 1.23, 32))]
-    elif name=='cross':    p = _polar(np.tile([1, 1, .42], 4), (np.arange(12)//3*90 + np.tile([-17, 17, 45], 4))*np.pi/180)
+    elif name=='crescent': p = np.r_[_polar(1, np.linspace(.8,5.48,48)), _polar(.76, np.linspace(5.05,1.23,32))+(.45,0)]
+    elif name=='cross':    p = _polar(np.tile([1, 1, .42], 4), (np.arange(12)//3*90 + np.tile([-17, 17, 45], 4))*pi/180)
     elif name=='gear':     p = _ngon(32, [1, 1, .72, .72])
     elif name=='heart':    p = np.stack([16*np.sin(t)**3, 13*np.cos(t)-5*np.cos(2*t)-2*np.cos(3*t)-np.cos(4*t)], 1)
     elif name=='ring':     p = np.r_[_polar(1, t), _polar(.6, -t)]
@@ -72,26 +73,27 @@ def _outline(label):
     x, y = (p - (p.min(0)+p.max(0))/2).T
     return np.stack([x, y], 1) / abs(x@np.roll(y,-1) - y@np.roll(x,-1))**.5 * 2**.5
 
-def _place(p, area, rng, size):
-    "`p` turned, squeezed, scaled to cover the part `area` of the picture, and put where it fits"
-    a, b, k = *rng.uniform(0, 2*np.pi, 2), rng.uniform(.8, 1.25)
-    rot = lambda a: np.array([[np.cos(a), -np.sin(a)], [np.sin(a), np.cos(a)]])
-    p = p @ rot(a) @ np.diag([k, 1/k]) @ rot(b) * size*area**.5
+def _place(p, area, rng, box):
+    "`p` turned, squeezed, scaled to cover the part `area` of a `box` by `box` square, and put where it fits"
+    a, b, k = *rng.uniform(0, 2*pi, 2).tolist(), rng.uniform(.83, 1.2)
+    turn = lambda a: np.array([[cos(a), -sin(a)], [sin(a), cos(a)]])
+    p = p @ turn(a) @ np.diag([k, 1/k]) @ turn(b) * box*area**.5
     lo, hi = p.min(0), p.max(0)
-    return p - lo + (size-hi+lo)*rng.uniform(size=2)
+    return p - lo + (box-hi+lo)*rng.uniform(size=2)
 
+# %% ../nbs/00_data.ipynb #53d2cfbf
 def _texture(c, rng, size):
     "A picture filled with colour `c` and a second near it: plain, gradient, stripes, checks or noise"
     y, x = np.mgrid[:size, :size].astype(np.float32)/size
-    a, f, kind = rng.uniform(0, 2*np.pi), rng.uniform(4, 16), rng.integers(5)
-    u, v = x*np.cos(a)+y*np.sin(a), y*np.cos(a)-x*np.sin(a)
+    a, f, kind = rng.uniform(0, 2*pi), rng.uniform(4, 16), rng.integers(5)
+    u, v = x*cos(a)+y*sin(a), y*cos(a)-x*sin(a)
     if   kind==0: t = 0*x
     elif kind==1: t = u
     elif kind==2: t = np.sin(2*f*u) > 0
     elif kind==3: t = np.sin(2*f*u)*np.sin(2*f*v) > 0
     else:         t = np.asarray(Image.fromarray(rng.random((int(3*f),)*2, dtype=np.float32)).resize((size, size), 3))
     t = t[...,None]-np.float32(t.mean())
-    return Image.fromarray((c + t*rng.normal(0, 40, 3).astype(np.float32)).clip(0, 255).astype(np.uint8))
+    return Image.fromarray((c + t*rng.normal(0, 20, 3).astype(np.float32)).clip(0, 255).astype(np.uint8))
 
 def _clutter(im, n, rng):
     "Draw `n` strokes, blobs and pieces of outlines (of any class) on `im`"
@@ -108,64 +110,80 @@ def _clutter(im, n, rng):
             p = np.roll(p, rng.integers(len(p)), 0)[:max(3, len(p)//3)]
             d.line([tuple(o) for o in p], fill=c, width=w)
 
+# %% ../nbs/00_data.ipynb #2036e60d
 def draw_image(
     label:int, # which class: an index into `sample_classes`
     rng:np.random.Generator, # what the picture is drawn from
     size:int=160 # side in pixels
 ):
-    "A picture of one class, RGB: all but the shape (place, size, turn, colour, texture, clutter, light) is chance"
-    cs = rng.uniform(0, 256, (2,3)).astype(np.float32)
-    while np.abs(cs[0]-cs[1]).sum() < 120: cs = rng.uniform(0, 256, (2,3)).astype(np.float32)
-    im, obj = [_texture(c, rng, size).resize((2*size,)*2) for c in cs]
-    _clutter(im, rng.integers(3, 9), rng)
-    mask = Image.new('L', im.size)
-    p = _place(_outline(label), rng.uniform(.06, .22), rng, 2*size)
-    ImageDraw.Draw(mask).polygon([tuple(o) for o in p], fill=255)
-    im.paste(obj, mask=mask)
+    "One picture, RGB: three or four light shapes of one class on a darker ground. All but the shape is left to chance"
+    # Light on dark holds for each class alike: with colours wholly free, some 300 steps are too few to learn shapes
+    # Drawn at twice the size, then halved, for smooth edges
+    cs = np.array([[75], [180]]) + rng.uniform(-20, 20, (2,1)) + rng.uniform(-40, 40, (2,3))
+    im, obj = [_texture(c, rng, size).resize((2*size,)*2) for c in cs.astype(np.float32)]
     _clutter(im, rng.integers(0, 4), rng)
+    mask, area = Image.new('L', im.size), rng.uniform(.12, .33)
+    for i in rng.permutation(4)[:rng.integers(3, 5)]: # quarters of the picture
+        p = _place(_outline(label), area, rng, size) + (i%2*size, i//2*size)
+        ImageDraw.Draw(mask).polygon([tuple(o) for o in p], fill=255)
+    im.paste(obj, mask=mask)
+    _clutter(im, rng.integers(0, 3), rng)
     x = np.asarray(im.reduce(2), dtype=np.float32)
     y, z = np.mgrid[-1:1:size*1j, -1:1:size*1j].astype(np.float32)
-    gy, gx = rng.uniform(-.3, .3, 2)
-    x = (x-128)*rng.uniform(.5, 1.1) + 128 + rng.uniform(-40, 40)
-    x = x*(1+gy*y+gx*z)[...,None].astype(np.float32) + rng.uniform(0, 12)*rng.standard_normal(x.shape, dtype=np.float32)
+    gy, gx = rng.uniform(-.3, .3, 2).tolist()
+    x = (x-128)*rng.uniform(.7, 1.1) + 128 + rng.uniform(-20, 20)
+    x = x*(1+gy*y+gx*z)[...,None] + rng.uniform(0, 12)*rng.standard_normal(x.shape, dtype=np.float32)
     return Image.fromarray(x.clip(0, 255).astype(np.uint8))
 
-def _draw_chunk(dest, split, idxs, size, seed):
+# %% ../nbs/00_data.ipynb #b381a167
+def _draw_some(folder, split, idxs, size, seed):
+    "Draw the pictures numbered `idxs` of one split into `folder`"
     for i in idxs:
         cls = sample_classes[i%10]
         im = draw_image(i%10, np.random.default_rng([seed, split=='val', i]), size)
-        im.save(Path(dest)/split/cls/f'{split}_{cls}_{i}.JPEG', quality=90)
+        im.save(folder/split/cls/f'{split}_{cls}_{i}.JPEG', quality=90)
+
+def _draw_all(folder, n_train, n_val, size, seed):
+    "Draw the whole set into `folder`, in as many processes as there are cores"
+    for s in ('train','val'):
+        for c in sample_classes: (folder/s/c).mkdir(parents=True)
+    jobs = [(folder, s, range(i, min(i+50, n)), size, seed) for s,n in (('train',n_train), ('val',n_val)) for i in range(0, n, 50)]
+    try:
+        with ProcessPoolExecutor(num_cpus()) as ex: list(ex.map(_draw_some, *zip(*jobs)))
+    except (BrokenProcessPool, ImportError, NotImplementedError):   # a place where processes cannot start
+        for job in jobs: _draw_some(*job)
 
 def make_sample(
-    dest, # the folder to make
+    dest:Path, # the folder to make; its parent is made if it is missing
     n_train:int=1000, # training pictures, all classes together
     n_val:int=1000, # validation pictures, all classes together
     size:int=160, # side in pixels
-    seed:int=42 # the same seed draws the same pictures, in however many processes
-):
-    "Draw `dest/train/<class>` and `dest/val/<class>` and return `dest`, which comes whole or not at all; one there is kept"
-    dest = Path(dest)
-    done = lambda: all((dest/o).is_dir() for o in ('train', 'val'))
-    if done(): return dest
-    dest.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f'.{dest.name}-', dir=dest.parent) as tmp:
-        new = Path(tmp)/'new'
-        for s in ('train', 'val'):
-            for c in sample_classes: (new/s/c).mkdir(parents=True)
-        save = (new/'sample.json').write_text(json.dumps(dict(n_train=n_train, n_val=n_val, size=size, seed=seed)))
-        jobs = [(new, s, range(i, min(i+50, n)), size, seed) for s,n in (('train',n_train), ('val',n_val)) for i in range(0, n, 50)]
-        nproc = min(2, len(jobs))
-        try:
-            if nproc < 2: raise NotImplementedError
-            with ProcessPoolExecutor(nproc) as ex: list(ex.map(_draw_chunk, *zip(*jobs)))
-        except (NotImplementedError, ImportError, AssertionError, OSError):
-            for o in jobs: _draw_chunk(*o) # one core, or a place where processes cannot start
-        try: new.rename(dest)
-        except OSError:
-            if not done(): raise # else another process was first
+    seed:int=42, # the same seed draws the same bytes, in however many processes
+) -> Path: # `dest`, in Imagenette's layout, with its settings in `sample.json`
+    "Draw the sample set, whole or not at all; one that is there is kept. Raises `CourseError` where there is no room or another set"
+    dest,card = Path(dest),dict(n_train=n_train, n_val=n_val, size=size, seed=seed)
+    def there():
+        if not dest.exists(): return False
+        if (dest/'sample.json').exists() and json.loads((dest/'sample.json').read_text())==card: return True
+        raise CourseError(f"{dest} holds something else than the sample {card}: name another folder, or delete this one")
+    if there(): return dest
+    try:
+        dest.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f'.{dest.name}-', dir=dest.parent) as tmp:
+            new = Path(tmp)/'new'
+            _draw_all(new, **card)
+            (new/'sample.json').write_text(json.dumps(card))
+            try: new.rename(dest)
+            except OSError:
+                if not there(): raise   # else another process was first
+    except OSError as e:
+        raise CourseError(f"the sample could not be drawn into {dest} ({e.strerror or e}): make room or the folder writable, "
+                          "or keep data elsewhere with FASTAI_HOME") from None
     return dest
 
-# %% ../nbs/00_data.ipynb #f00e9530
+# %% ../nbs/00_data.ipynb #eb14fc20
+_sample = 'resnet-course-sample-1'   # the number grows when the drawing changes
+
 def _testing() -> bool:
     "True inside `nbdev_test`: the one place that asks"
     return os.environ.get('IN_TEST')=='1'

@@ -35,6 +35,11 @@ def test_folders_with_other_things_in_them(tmp_path):
     dls = get(path)
     assert (len(dls.train_ds), len(dls.valid_ds), list(dls.vocab))==(8, 8, ['cat','dog'])
 
+def test_photos_outside_of_class_folders(tmp_path):
+    for i in range(4): photo(tmp_path/'train'/f'{i}.jpg'); photo(tmp_path/'val'/f'{i}.jpg')
+    with pytest.raises(Exception) as e: get(tmp_path)
+    assert one_line(e, tmp_path, 'no images in train/<class>/')
+
 def test_a_class_without_validation_photos_is_fine(tmp_path):
     assert get(photo_set(tmp_path/'set', ('cat','dog','emu'))).c==3
 
@@ -51,8 +56,7 @@ def empty(f): f.write_bytes(b'')
 def png_with_a_bad_checksum(f): photo(f, format='PNG'); x = bytearray(f.read_bytes()); x[50] ^= 255; f.write_bytes(x)
 breaks = dict(truncated=truncated, text=text, empty=empty, checksum=png_with_a_bad_checksum)
 
-@pytest.mark.parametrize('kind', breaks)
-@pytest.mark.parametrize('workers', [0,2])
+@pytest.mark.parametrize('kind, workers', [*((o,0) for o in breaks), ('truncated',2)])
 def test_a_broken_file_is_named(tmp_path, monkeypatch, kind, workers):
     monkeypatch.setattr(data, 'n_workers', lambda: workers)
     path = photo_set(tmp_path/'set')

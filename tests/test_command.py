@@ -73,7 +73,7 @@ def test_help_is_quick_and_imports_nothing_heavy():
 
 def test_ctrl_c_and_resume(tiny, command):
     "Sent to the whole process group, as a terminal does: the DataLoader workers get it too"
-    out,args = Path('out'), ['ladder','--data',tiny,'--models','fcn,resnet18','--epochs',6,'--out','out']
+    out,args = Path('out'), ['ladder','--data',tiny,'--models','fcn,resnet18','--epochs',4,'--out','out']
     p = subprocess.Popen([sys.executable,'-c','from resnet_course.cli import main; main()',*map(str,args)],
                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
     try:
@@ -88,7 +88,7 @@ def test_ctrl_c_and_resume(tiny, command):
     before = (out/'fcn-small-s42.json').stat().st_mtime_ns
     status,text,_ = command(*args, '--resume')
     assert status==0 and (out/'fcn-small-s42.json').stat().st_mtime_ns==before
-    assert record(out,'resnet18')['complete'] and len(record(out,'resnet18')['history'])==6 and re.search(r'^resnet18 ', text, re.M)
+    assert record(out,'resnet18')['complete'] and len(record(out,'resnet18')['history'])==4 and re.search(r'^resnet18 ', text, re.M)
 
 def test_resume_of_other_data(tiny, command):
     "A finished record is kept only for the photos that were asked for"
