@@ -21,7 +21,7 @@ def pytest_pycollect_makeitem(collector, name, obj):
 
 @pytest.fixture(autouse=True)
 def quiet_place(tmp_path, monkeypatch):
-    "Each test in a folder of its own (runs go to `runs/` of the current one), one thread, no DataLoader workers, no progress bars"
+    "Each test in a folder of its own (where `runs/` goes too), one thread, no DataLoader workers, no progress bars"
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(data, 'n_workers', lambda: 0)
     monkeypatch.setattr(defaults, 'callbacks', [o for o in defaults.callbacks if o is not ProgressCallback])
@@ -33,7 +33,7 @@ def drawn(tmp_path_factory):
     return make_sample(tmp_path_factory.mktemp('drawn')/'set', n_train=64, n_val=24, size=32)
 
 def tiny_learner(path, precision='fp32', seed=42, **kwargs):
-    "A net of two convolutions (and dropout, which draws from the random state) with the photos of `path`, from a fixed seed"
+    "Two convolutions, and dropout, which draws from the random state, with the photos of `path`, from a fixed seed"
     set_seed(seed)
     dls = get_data(path, presize=32, resize=32, bs=16)
     *body,head = get_fcn(dls.c, widths=(8,16))
@@ -55,4 +55,5 @@ def photo_set(path, train=('cat','dog'), val=('cat','dog'), n=4):
 def one_line(err, *parts):
     "True if `err` is a `CourseError` and its text is one line that holds all `parts`"
     text = str(err.value)
-    return isinstance(err.value, CourseError) and not set('\n\t') & set(text) and 'CourseError' not in text and all(str(p) in text for p in parts)
+    whole = not set('\n\t') & set(text) and 'CourseError' not in text   # neither a stack trace nor its rest
+    return isinstance(err.value, CourseError) and whole and all(str(p) in text for p in parts)

@@ -30,7 +30,9 @@ def test_folders(tmp_path, train, val, words):
 
 def test_folders_with_other_things_in_them(tmp_path):
     path = photo_set(tmp_path/'set')
-    for o in ('notes.txt', 'train/notes.txt', 'train/cat/Thumbs.db', 'train/empty/notes.txt'): (path/o).parent.mkdir(exist_ok=True); (path/o).write_text('x')
+    for o in ('notes.txt', 'train/notes.txt', 'train/cat/Thumbs.db', 'train/empty/notes.txt'):
+        (path/o).parent.mkdir(exist_ok=True)
+        (path/o).write_text('x')
     photo(path/'loose.jpg'); photo(path/'train'/'loose.jpg')
     dls = get(path)
     assert (len(dls.train_ds), len(dls.valid_ds), list(dls.vocab))==(8, 8, ['cat','dog'])
@@ -74,16 +76,20 @@ def test_broken_images_lists_them_all(tmp_path):
     path = photo_set(tmp_path/'set')
     for i,f in enumerate(breaks.values()): f(path/('train','val')[i%2]/'cat'/f'x{i}.jpg')
     found = broken_images(path)
-    assert [f.name for f,_ in found]==['x0.jpg','x2.jpg','x1.jpg','x3.jpg'] and all(f.is_absolute() and r and '\n' not in r for f,r in found)
+    assert [f.name for f,_ in found]==['x0.jpg','x2.jpg','x1.jpg','x3.jpg']
+    assert all(f.is_absolute() and r and '\n' not in r for f,r in found)
     assert broken_images(photo_set(tmp_path/'whole'))==[]
 
 # --- images of other kinds --------------------------------------------------------------------------------------
 def at(im, x, y): return np.asarray(im)[y,x].tolist()
 
 @pytest.mark.parametrize('mode, color, suffix, rgb', [
-    ('RGB', (200,60,20), 'png', [200,60,20]), ('L', 77, 'png', [77]*3), ('L', 77, 'jpg', [77]*3), ('1', 1, 'png', [255]*3),
-    ('RGBA', (200,60,20,255), 'png', [200,60,20]), ('LA', (77,255), 'png', [77]*3), ('CMYK', (0,255,255,0), 'tif', [255,0,0]),
-    ('CMYK', (0,0,0,255), 'jpg', [0,0,0]), ('I;16', 0, 'png', [0]*3), ('I;16', 65535, 'png', [255]*3), ('I;16', 30000, 'png', [117]*3),
+    ('RGB', (200,60,20), 'png', [200,60,20]), ('L', 77, 'png', [77]*3), ('L', 77, 'jpg', [77]*3),
+    ('1', 1, 'png', [255]*3),
+    ('RGBA', (200,60,20,255), 'png', [200,60,20]), ('LA', (77,255), 'png', [77]*3),
+    ('CMYK', (0,255,255,0), 'tif', [255,0,0]),
+    ('CMYK', (0,0,0,255), 'jpg', [0,0,0]), ('I;16', 0, 'png', [0]*3), ('I;16', 65535, 'png', [255]*3),
+    ('I;16', 30000, 'png', [117]*3),
     ('I;16', 300, 'tif', [1]*3)])
 def test_modes(tmp_path, mode, color, suffix, rgb):
     im = Photo.create(photo(tmp_path/f'a.{suffix}', color, (6,5), mode))
@@ -96,7 +102,8 @@ def test_palette(tmp_path):
     for f in tmp_path.ls(): assert at(Photo.create(f), 1, 1)==[10,20,30]
 
 @pytest.mark.parametrize('orientation, corner', [(1,'top left'), (2,'top right'), (3,'bottom right'), (4,'bottom left'),
-                                                 (5,'top left'), (6,'top right'), (7,'bottom right'), (8,'bottom left')])
+                                                 (5,'top left'), (6,'top right'), (7,'bottom right'),
+                                                 (8,'bottom left')])
 def test_exif_orientation(tmp_path, orientation, corner):
     "Where the dark stored corner at the top left is seen"
     im,exif = Image.new('L', (64,32), 255), Image.Exif()
@@ -111,7 +118,9 @@ def test_exif_orientation(tmp_path, orientation, corner):
 
 def test_images_of_odd_sizes_and_names_train(tmp_path):
     path = photo_set(tmp_path/'mit Leerzeichen und Ümläut', ('un chat','狗'), ('un chat','狗'))
-    photo(path/'train'/'狗'/'1x1.png', size=(1,1)); photo(path/'train'/'狗'/'wide.png', size=(10000,10)); photo(path/'val'/'狗'/'tall 🐕.png', size=(10,10000))
+    photo(path/'train'/'狗'/'1x1.png', size=(1,1))
+    photo(path/'train'/'狗'/'wide.png', size=(10000,10))
+    photo(path/'val'/'狗'/'tall 🐕.png', size=(10,10000))
     dls = get(path, bs=10)
     assert sorted(dls.vocab)==['un chat','狗']
     for dl in dls.loaders:
@@ -140,24 +149,33 @@ def test_a_full_disk_leaves_no_half_sample(tmp_path, monkeypatch, n):
         if len(saves)>7: raise OSError(errno.ENOSPC, 'No space left on device')
         return save(self, *args, **kwargs)
     monkeypatch.setattr(Image.Image, 'save', full)
-    with pytest.raises((OSError,data.CourseError)) as e: make_sample(tmp_path/'sub'/'set', n, n, 32)
-    assert 'No space left' in str(e.value) and '\n' not in str(e.value)
+    with pytest.raises(Exception) as e: make_sample(tmp_path/'sub'/'set', n, n, 32)
+    assert one_line(e, tmp_path/'sub'/'set', 'No space left', 'make room')
     assert [o for o in tmp_path.rglob('*') if o.name!='sub']==[]
     monkeypatch.setattr(Image.Image, 'save', save)
     assert len(get_image_files(make_sample(tmp_path/'sub'/'set', n, n, 32)))==2*n
 
 def test_two_processes_draw_one_sample(tmp_path, drawn):
     code = f"from resnet_course.data import *; print(fingerprint(make_sample({str(tmp_path/'set')!r}, 64, 24, 32)))"
-    ps = [subprocess.Popen([sys.executable,'-W','ignore','-c',code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    ps = [subprocess.Popen([sys.executable,'-W','ignore','-c',code], text=True,
+                           stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)]
     outs = [p.communicate() for p in ps]
     assert [p.returncode for p in ps]==[0,0], outs
     assert {o.strip() for o,_ in outs}=={fingerprint(drawn)} and tmp_path.ls()==[tmp_path/'set']
 
 def test_the_seed_decides(tmp_path, drawn):
     a = make_sample(tmp_path/'a', 20, 10, 32)
-    assert fingerprint(make_sample(tmp_path/'b', 20, 10, 32))==fingerprint(a)!=fingerprint(make_sample(tmp_path/'c', 20, 10, 32, seed=1))
-    before = fingerprint(a)
-    assert make_sample(a, 1000, 10, 32, seed=2)==a and fingerprint(a)==before   # one there is kept
+    assert fingerprint(make_sample(tmp_path/'b', 20, 10, 32))==fingerprint(a)
+    assert fingerprint(make_sample(tmp_path/'c', 20, 10, 32, seed=1))!=fingerprint(a)
+
+def test_a_sample_that_is_there_is_kept_and_nothing_else_taken_for_it(tmp_path, drawn):
+    before = [(o, o.stat().st_mtime_ns) for o in get_image_files(drawn)]
+    assert make_sample(drawn, n_train=64, n_val=24, size=32)==drawn
+    mine = photo_set(tmp_path/'mine')
+    for path,n in ((drawn,65), (mine,64)):
+        with pytest.raises(Exception) as e: make_sample(path, n_train=n, n_val=24, size=32)
+        assert one_line(e, path, 'something else', 'another folder')
+    assert [(o, o.stat().st_mtime_ns) for o in get_image_files(drawn)]==before and len(get_image_files(mine))==16
 
 # --- which data -------------------------------------------------------------------------------------------------
 def test_no_network(monkeypatch):

@@ -1,4 +1,4 @@
-"The course's nets compute what timm's and fastai's do (reference: the counts and multiply-adds of the same nets in timm)"
+"The course's nets compute what timm's and fastai's do, and cost as much"
 import numpy as np, pytest, timm, torch
 from fastai.vision.all import *
 from sklearn.metrics import top_k_accuracy_score
@@ -13,7 +13,8 @@ def randomise_bn(model):
     "A fresh net's last batch norm of each block has gamma 0, which would hide the whole branch"
     for m in model.modules():
         if isinstance(m, nn.BatchNorm2d):
-            for t,(lo,hi) in ((m.weight,(.5,1.5)), (m.bias,(-.3,.3)), (m.running_mean,(-.3,.3)), (m.running_var,(.5,1.5))): t.data.uniform_(lo, hi)
+            for t in (m.weight, m.running_var): t.data.uniform_(.5, 1.5)
+            for t in (m.bias, m.running_mean): t.data.uniform_(-.3, .3)
     return model
 
 def copy_in_order(dst, src):
@@ -73,12 +74,14 @@ class NoBranch(ResBlock):
 class StrideFirst(Bottleneck):
     @staticmethod
     def conv_branch(ni, nf, stride):
-        return nn.Sequential(ConvLayer(ni, nf//4, 1, stride=stride), ConvLayer(nf//4, nf//4), ConvLayer(nf//4, nf, 1, act_cls=None))
+        return nn.Sequential(ConvLayer(ni, nf//4, 1, stride=stride), ConvLayer(nf//4, nf//4),
+            ConvLayer(nf//4, nf, 1, act_cls=None))
 
 everywhere = {'even','odd','train'}
 @pytest.mark.parametrize('block, where', [
     (PoolAfter, {'train'}), (PoolFloor, {'odd'}), (Momentum, {'train'}), # each is seen by one pass alone
-    (Strided, everywhere), (ReluInBranch, everywhere), (NoRelu, everywhere), (NoBranch, everywhere), (StrideFirst, everywhere)])
+    (Strided, everywhere), (ReluInBranch, everywhere), (NoRelu, everywhere), (NoBranch, everywhere),
+    (StrideFirst, everywhere)])
 def test_a_wrong_block_is_noticed(block, where):
     ref = timm.create_model('resnet50d' if block.expansion==4 else 'resnet18d', num_classes=10, pretrained=False)
     layers = [3,4,6,3] if block.expansion==4 else [2,2,2,2]
@@ -113,7 +116,8 @@ def test_each_block_begins_silent(depth, zeros, norms):
     assert (sum(found), len(found))==(zeros, norms)
 
 def test_layer_costs():
-    m = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.Conv2d(8, 8, 1, groups=2, bias=False), nn.Flatten(), nn.Linear(8*5*4, 7))
+    m = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.Conv2d(8, 8, 1, groups=2, bias=False), nn.Flatten(),
+        nn.Linear(8*5*4, 7))
     costs = layer_costs(m.train(), (9,7))
     assert costs.name.tolist()==['0','1','3'] and costs.kind.tolist()==['conv3x3','conv1x1','linear']
     assert costs.in_shape.tolist()==[(3,9,7), (8,5,4), (160,)] and costs.out_shape.tolist()==[(8,5,4), (8,5,4), (7,)]
@@ -131,7 +135,8 @@ def test_layer_costs_leaves_the_model_as_it_was_when_the_size_does_not_fit():
 @pytest.mark.parametrize('k', [1,2,5,9])
 def test_top_k_equals_sklearn(k):
     scores,targ = torch.randn(500,10), torch.arange(500)%10
-    assert top_k_accuracy(scores, targ, k).item()==pytest.approx(top_k_accuracy_score(targ, scores.numpy(), k=k, labels=range(10)))
+    expected = top_k_accuracy_score(targ, scores.numpy(), k=k, labels=range(10))
+    assert top_k_accuracy(scores, targ, k).item()==pytest.approx(expected)
 
 def test_top_k_ends():
     scores,targ = torch.randn(20,10), torch.arange(20)%10

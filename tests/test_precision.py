@@ -14,7 +14,8 @@ from conftest import one_line, tiny_learner
 def conv_kinds():
     "(ni, nf, ks, stride) of every convolution of the ladder, of a block of stride 3 and of the 7x7 stem"
     models = get_fcn(10), get_fcn(10, lambda ni,nf: ResBlock(ni,nf,2)), resnet18(10), resnet50(10), ResBlock(16,32,3)
-    kinds = {(m.in_channels, m.out_channels, m.kernel_size[0], m.stride[0]) for o in models for m in o.modules() if isinstance(m, nn.Conv2d)}
+    convs = [m for o in models for m in o.modules() if isinstance(m, nn.Conv2d)]
+    kinds = {(m.in_channels, m.out_channels, m.kernel_size[0], m.stride[0]) for m in convs}
     return sorted(kinds | {(3,64,7,2), (64,128,1,2)})
 
 def conv_and_gradients(conv, x, bf16):
@@ -29,7 +30,8 @@ def test_a_bf16_convolution_agrees_with_fp32(layout):
     for ni,nf,ks,stride in conv_kinds():
         conv = nn.Conv2d(ni, nf, ks, stride, ks//2, bias=False).to(memory_format=layout)
         x = torch.randn(2, ni, 11, 9).to(memory_format=layout)
-        for what,a,b in zip(('output','input gradient','weight gradient'), conv_and_gradients(conv, x, True), conv_and_gradients(conv, x, False)):
+        both = conv_and_gradients(conv, x, True), conv_and_gradients(conv, x, False)
+        for what,a,b in zip(('output','input gradient','weight gradient'), *both):
             err = (a.float()-b).norm()/b.norm()
             assert err<0.015, f'{what} of {ni}->{nf}, {ks}x{ks}, stride {stride}: relative error {err:.4f}'
 
@@ -51,7 +53,8 @@ def test_inside_a_fit(drawn, precision, inside):
     first(m for m in learn.model.modules() if isinstance(m, nn.Conv2d)).register_forward_hook(note)
     learn.fit(1, 1e-3, cbs=spy)
     f32 = torch.float32
-    assert spy.seen=={('activation',inside), ('channels_last',(precision=='bf16',)*3), ('pred',f32), ('autocast',False), ('loss',f32), ('weight',f32), ('grad',f32)}
+    assert spy.seen=={('activation',inside), ('channels_last',(precision=='bf16',)*3), ('pred',f32),
+        ('autocast',False), ('loss',f32), ('weight',f32), ('grad',f32)}
     preds,_ = learn.get_preds()
     assert preds.dtype==f32 and preds.isfinite().all() and not torch.is_autocast_enabled('cpu')
     assert math.isfinite(learn.validate()[0])
@@ -96,7 +99,8 @@ def test_get_learner_follows_the_choice(monkeypatch):
         learn = get_learner(on('cpu'), nn.Linear(2,2))
         assert [type(cb) for cb in mixed(learn)]==kinds and learn.precision==choose_precision('cpu')[0]
 
-@pytest.mark.parametrize('asked, got, mode', [(None,'fp16',AMPMode.FP16), ('fp16','fp16',AMPMode.FP16), ('bf16','bf16',AMPMode.BF16)])
+@pytest.mark.parametrize('asked, got, mode',
+    [(None,'fp16',AMPMode.FP16), ('fp16','fp16',AMPMode.FP16), ('bf16','bf16',AMPMode.BF16)])
 def test_get_learner_on_a_mocked_gpu(asked, got, mode):
     learn = get_learner(on('cuda'), nn.Linear(2,2), asked)
     cb, = mixed(learn)

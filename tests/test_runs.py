@@ -6,26 +6,29 @@ from resnet_course.data import fingerprint
 from resnet_course.training import commit, measured_fit, results, save_json, summary, write_whole
 from conftest import one_line, photo_set, tiny_learner
 
-file,ckpt,epochs = Path('out/fcn-small-s42.json'),Path('runs/out/fcn-small-s42.pt'),3   # 4 batches an epoch, and 1 of validation
+file,ckpt,epochs = Path('out/fcn-small-s42.json'),Path('runs/out/fcn-small-s42.pt'),3   # of 4 batches
 
 class CtrlC(Callback):
     "Press Ctrl-C `times` at an event of one epoch (and one batch)"
     order = 5
-    def __init__(self, event, epoch, batch=None, times=1): self.event,self.at,self.batch,self.times = event,epoch,batch,times
+    def __init__(self, event, at, batch=None, times=1): store_attr()
     def __call__(self, event_name):
         if event_name==self.event and self.epoch==self.at and self.batch in (None, self.train_iter):
             for _ in range(self.times): os.kill(os.getpid(), signal.SIGINT)
 
 def run(path, *cbs, resume=False, epochs=epochs, seed=42, **about):
     learn = tiny_learner(path, seed=seed, cbs=cbs)
-    rec = measured_fit(learn, epochs, 1e-2, file, resume, **dict(model='fcn', recipe='small', size=32, seed=seed, command='pytest')|about)
+    rec = measured_fit(learn, epochs, 1e-2, file, resume,
+        **dict(model='fcn', recipe='small', size=32, seed=seed, command='pytest')|about)
     return learn,rec
 
 def outcome(learn, rec):
     "All that must not depend on whether the run was stopped"
     r = learn.recorder
-    return dict(history=[{k:v for k,v in o.items() if k!='seconds'} for o in rec['history']], lrs=list(map(float,r.lrs)), losses=list(map(float,r.losses)),
-                iters=list(r.iters), values=list(map(list,r.values)), weights={k:v.tolist() for k,v in learn.model.state_dict().items()})
+    return dict(history=[{k:v for k,v in o.items() if k!='seconds'} for o in rec['history']],
+        lrs=list(map(float,r.lrs)), losses=list(map(float,r.losses)), iters=list(r.iters),
+        values=list(map(list,r.values)),
+        weights={k:v.tolist() for k,v in learn.model.state_dict().items()})
 
 @pytest.fixture(scope='module')
 def whole(drawn, tmp_path_factory):
@@ -39,17 +42,24 @@ def whole(drawn, tmp_path_factory):
 
 def test_the_record(whole, drawn):
     rec = whole['rec']
-    assert set(rec)>={'name','command','model','recipe','data','size','epochs','seed','history','accuracy','seconds','precision','hardware','versions','commit'}
+    assert set(rec)>={'name','command','model','recipe','data','size','epochs','seed','history','accuracy','seconds',
+        'precision','hardware','versions','commit'}
     assert rec['data']==dict(name='sample', n_train=64, n_val=24, fingerprint=fingerprint(drawn))
-    assert (rec['name'],rec['model'],rec['size'],rec['epochs'],rec['seed'],rec['precision'],rec['complete'])==('fcn-small-s42','fcn',32,3,42,'fp32',True)
+    expected = dict(name='fcn-small-s42', model='fcn', size=32, epochs=3, seed=42, precision='fp32', complete=True)
+    assert rec|expected==rec
     assert [set(o) for o in rec['history']]==[{'epoch','train_loss','valid_loss','accuracy','seconds'}]*3
-    assert [o['epoch'] for o in rec['history']]==[0,1,2] and rec['accuracy']==rec['history'][-1]['accuracy'] and 0<=rec['accuracy']<=1
-    assert set(rec['hardware'])>={'device','name','cores','threads'} and set(rec['versions'])>={'python','torch','fastai','resnet_course'}
+    assert [o['epoch'] for o in rec['history']]==[0,1,2]
+    assert rec['accuracy']==rec['history'][-1]['accuracy'] and 0<=rec['accuracy']<=1
+    assert set(rec['hardware'])>={'device','name','cores','threads'}
+    assert set(rec['versions'])>={'python','torch','fastai','resnet_course'}
 
-@pytest.mark.parametrize('stop, place', [ # the epoch that the checkpoint goes on with, and how many of its batches are trained
-    (CtrlC('before_batch',0,0), (0,1)), (CtrlC('before_batch',1,6), (1,3)), (CtrlC('after_step',1,5), (1,2)), (CtrlC('before_batch',1,7), (1,4)),
-    (CtrlC('before_validate',1), (1,4)), (CtrlC('after_epoch',0), (1,1)), (CtrlC('before_epoch',1), (1,1)), (CtrlC('before_validate',2), (2,4)),
-    (CtrlC('before_batch',1,6,times=2), (1,0))], ids=['first_batch','middle','after_the_step','last_batch','validation','between','before_epoch',
+@pytest.mark.parametrize('stop, place', [ # `place`: the epoch to go on with, and how many of its batches are trained
+    (CtrlC('before_batch',0,0), (0,1)), (CtrlC('before_batch',1,6), (1,3)), (CtrlC('after_step',1,5), (1,2)),
+    (CtrlC('before_batch',1,7), (1,4)),
+    (CtrlC('before_validate',1), (1,4)), (CtrlC('after_epoch',0), (1,1)), (CtrlC('before_epoch',1), (1,1)),
+    (CtrlC('before_validate',2), (2,4)),
+    (CtrlC('before_batch',1,6,times=2), (1,0))],
+    ids=['first_batch','middle','after_the_step','last_batch','validation','between','before_epoch',
     'last_validation','pressed_twice'])
 def test_stopped_and_resumed(stop, place, drawn, whole):
     handler = signal.getsignal(signal.SIGINT)
@@ -153,7 +163,8 @@ def test_commit_is_of_the_course_only(tmp_path, monkeypatch):
     "A checkout says its commit; a copy installed inside another project does not say that project's"
     monkeypatch.setattr(resnet_course, '__file__', str(tmp_path/'resnet_course'/'__init__.py'))
     assert commit()=='none'
-    def git(*args): subprocess.run(['git','-c','user.name=a','-c','user.email=a@b.c',*args], cwd=tmp_path, check=True, capture_output=True)
+    me = ['-c','user.name=a','-c','user.email=a@b.c']
+    def git(*args): subprocess.run(['git',*me,*args], cwd=tmp_path, check=True, capture_output=True)
     (tmp_path/'a').touch()
     git('init'); git('add','.'); git('commit','-m','a')
     assert commit()=='none'
@@ -163,9 +174,11 @@ def test_commit_is_of_the_course_only(tmp_path, monkeypatch):
     assert re.fullmatch('[0-9a-f]{10}', commit())
 
 def test_results_are_of_complete_runs(tmp_path, whole):
-    for seed,acc in ((1,.5),(2,.7)): save_json(tmp_path/f'fcn-s{seed}.json', dict(whole['rec'], seed=seed, accuracy=acc))
+    for seed,acc in ((1,.5),(2,.7)):
+        save_json(tmp_path/f'fcn-s{seed}.json', dict(whole['rec'], seed=seed, accuracy=acc))
     save_json(tmp_path/'half.json', dict(whole['rec'], complete=False, seed=3))
     runs = results(tmp_path)
-    assert set(runs)>={'model','recipe','size','epochs','seed','params','macs','accuracy','precision','data','hardware','seconds_epoch','record'}
+    assert set(runs)>={'model','recipe','size','epochs','seed','params','macs','accuracy','precision','data',
+        'hardware','seconds_epoch','record'}
     row = summary(runs).loc['fcn']
     assert (row.seeds, round(row.accuracy,6), round(row.spread,6))==(2, .6, round(.2/2**.5,6))
