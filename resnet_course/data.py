@@ -246,10 +246,12 @@ def photos_by_class(
         raise CourseError(f"{path/'val'}: class {', '.join(extra)} has no folder in train; add photos there or remove it from val")
     return found
 
-# %% ../nbs/00_data.ipynb #6d0ec65f
-def n_workers() -> int:
-    "Processes that load photos: none under nbdev's tests, else one a core, up to 8 (fastai itself takes none on macOS)"
-    return 0 if _testing() else min(num_cpus(), 8)
+# %% ../nbs/00_data.ipynb #e9cc6ddb
+def n_workers(
+    n:int # photos in the set
+) -> int:
+    "Processes that load photos: one a core, up to 8; none for a small set, where starting them takes longer, or under test"
+    return 0 if _testing() or n<4000 else min(num_cpus(), 8)
 
 def get_data(
     path:Path, # a folder with train/<class>/ and val/<class>/
@@ -267,7 +269,7 @@ def get_data(
         blocks=(ImageBlock(Photo), CategoryBlock), get_items=lambda _: files,
         splitter=GrandparentSplitter(valid_name='val'), get_y=parent_label, item_tfms=Resize(presize),
         batch_tfms=[*aug_transforms(min_scale=0.5, size=resize), Normalize.from_stats(*imagenet_stats)],
-    ).dataloaders(path, path=path, bs=bs, num_workers=n_workers())
+    ).dataloaders(path, path=path, bs=bs, val_bs=max(bs,64), num_workers=n_workers(len(files)))
 
 # %% ../nbs/00_data.ipynb #cec6bc44
 def fingerprint(

@@ -23,7 +23,7 @@ def pytest_pycollect_makeitem(collector, name, obj):
 def quiet_place(tmp_path, monkeypatch):
     "Each test in a folder of its own (where `runs/` goes too), one thread, no DataLoader workers, no progress bars"
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(data, 'n_workers', lambda: 0)
+    monkeypatch.setattr(data, 'n_workers', lambda n: 0)
     monkeypatch.setattr(defaults, 'callbacks', [o for o in defaults.callbacks if o is not ProgressCallback])
     torch.set_num_threads(1)
 

@@ -35,7 +35,7 @@ def whole(drawn, tmp_path_factory):
     "The outcome of the run that is not stopped"
     with pytest.MonkeyPatch.context() as m:
         m.chdir(tmp_path_factory.mktemp('whole'))
-        m.setattr('resnet_course.data.n_workers', lambda: 0)
+        m.setattr('resnet_course.data.n_workers', lambda n: 0)
         torch.set_num_threads(1)
         learn,rec = run(drawn)
         return dict(outcome(learn, rec), rec=rec)
@@ -78,7 +78,7 @@ def test_stopped_three_times(drawn, whole):
     assert outcome(learn, rec)=={k:v for k,v in whole.items() if k!='rec'}
 
 def test_stopped_with_workers(drawn, monkeypatch):
-    monkeypatch.setattr('resnet_course.data.n_workers', lambda: 2)
+    monkeypatch.setattr('resnet_course.data.n_workers', lambda n: 2)
     expected = outcome(*run(drawn, epochs=2))
     with pytest.raises(KeyboardInterrupt): run(drawn, CtrlC('before_batch',0,2), epochs=2)
     assert outcome(*run(drawn, epochs=2, resume=True))==expected
