@@ -22,10 +22,11 @@ class CourseError(Exception):
         # A DataLoader worker wraps the text in its stack trace; the line that matters is the last.
         return super().__str__().strip().splitlines()[-1].strip().removeprefix('resnet_course.data.CourseError: ')
 
-# %% ../nbs/00_data.ipynb #07ad0dba
+# %% ../nbs/00_data.ipynb #590df0c1
 def _to_rgb(im:Image.Image) -> Image.Image:
     "An 8-bit RGB copy of `im`; 16-bit grey is scaled to 8 bits, where Pillow's own `convert` clips it"
-    if im.mode.startswith('I'): im = Image.fromarray((np.asarray(im).astype(np.float32)/257).round().clip(0,255).astype(np.uint8))
+    if im.mode.startswith('I'):
+        im = Image.fromarray((np.asarray(im).astype(np.float32)/257).round().clip(0,255).astype(np.uint8))
     return im.convert('RGB')
 
 class Photo(PILImage):
@@ -135,7 +136,7 @@ def draw_image(
     x = x*(1+gy*y+gx*z)[...,None] + rng.uniform(0, 12)*rng.standard_normal(x.shape, dtype=np.float32)
     return Image.fromarray(x.clip(0, 255).astype(np.uint8))
 
-# %% ../nbs/00_data.ipynb #b381a167
+# %% ../nbs/00_data.ipynb #4321a631
 def _draw_some(folder, split, idxs, size, seed):
     "Draw the pictures numbered `idxs` of one split into `folder`"
     for i in idxs:
@@ -147,7 +148,8 @@ def _draw_all(folder, n_train, n_val, size, seed):
     "Draw the whole set into `folder`, in as many processes as there are cores"
     for s in ('train','val'):
         for c in sample_classes: (folder/s/c).mkdir(parents=True)
-    jobs = [(folder, s, range(i, min(i+50, n)), size, seed) for s,n in (('train',n_train), ('val',n_val)) for i in range(0, n, 50)]
+    splits = (('train',n_train), ('val',n_val))
+    jobs = [(folder, s, range(i, min(i+50, n)), size, seed) for s,n in splits for i in range(0, n, 50)]
     try:
         with ProcessPoolExecutor(num_cpus()) as ex: list(ex.map(_draw_some, *zip(*jobs)))
     except (BrokenProcessPool, ImportError, NotImplementedError):   # a place where processes cannot start
@@ -160,12 +162,13 @@ def make_sample(
     size:int=160, # side in pixels
     seed:int=42, # the same seed draws the same bytes, in however many processes
 ) -> Path: # `dest`, in Imagenette's layout, with its settings in `sample.json`
-    "Draw the sample set, whole or not at all; one that is there is kept. Raises `CourseError` where there is no room or another set"
+    "Draw the sample set, whole or not at all, unless it is there. Raises `CourseError` for no room, or another set"
     dest,card = Path(dest),dict(n_train=n_train, n_val=n_val, size=size, seed=seed)
     def there():
         if not dest.exists(): return False
         if (dest/'sample.json').exists() and json.loads((dest/'sample.json').read_text())==card: return True
-        raise CourseError(f"{dest} holds something else than the sample {card}: name another folder, or delete this one")
+        raise CourseError(f"{dest} holds something else than the sample {card}: "
+                          "name another folder, or delete this one")
     if there(): return dest
     try:
         dest.parent.mkdir(parents=True, exist_ok=True)
@@ -177,11 +180,11 @@ def make_sample(
             except OSError:
                 if not there(): raise   # else another process was first
     except OSError as e:
-        raise CourseError(f"the sample could not be drawn into {dest} ({e.strerror or e}): make room or the folder writable, "
-                          "or keep data elsewhere with FASTAI_HOME") from None
+        raise CourseError(f"the sample could not be drawn into {dest} ({e.strerror or e}): "
+                          "make room or the folder writable, or keep data elsewhere with FASTAI_HOME") from None
     return dest
 
-# %% ../nbs/00_data.ipynb #eb14fc20
+# %% ../nbs/00_data.ipynb #a637d3b7
 _sample = 'resnet-course-sample-1'   # the number grows when the drawing changes
 
 def _testing() -> bool:
@@ -196,7 +199,7 @@ def imagenette_on_disk(presize:int=160):
     return first(f for f in folders if (f/'val').is_dir())
 
 def course_path(
-    name:str|Path=None, # 'imagenette', 'sample', or a folder of your own; None: what RESNET_COURSE_DATA says, else Imagenette
+    name:str|Path=None, # 'imagenette', 'sample' or a folder; None: what RESNET_COURSE_DATA says, else Imagenette
     presize:int=160, # the size that `get_data` will be asked for; above 160 the 320 px copy is taken
 ) -> Path: # a folder with train/<class>/ and val/<class>/
     "Where the photos are. Raises `CourseError` where there are none"
@@ -209,13 +212,15 @@ def course_path(
     if name=='imagenette': return imagenette_on_disk(presize) or _download(_urls(presize)[0])
     path = Path(name).expanduser()
     if path.is_dir(): return path
-    raise CourseError(f"{name}: no such folder, and no data set's name; use 'imagenette', 'sample' or a folder with train/<class>/ and val/<class>/")
+    raise CourseError(f"{name}: no such folder, and no data set's name; "
+                      "use 'imagenette', 'sample' or a folder with train/<class>/ and val/<class>/")
 
 def _download(url):
     try: return untar_data(url)
     except (Exception, SystemExit) as e:
-        raise CourseError(f"{url} could not be downloaded ({type(e).__name__}: {str(e).strip().splitlines()[0:1]}): set RESNET_COURSE_DATA to a folder "
-                          "that holds Imagenette, or go on with the drawn sample: RESNET_COURSE_DATA=sample") from None
+        reason = f"{type(e).__name__}: {str(e).strip().splitlines()[0:1]}"
+        raise CourseError(f"{url} could not be downloaded ({reason}): set RESNET_COURSE_DATA to a folder that holds "
+                          "Imagenette, or go on with the drawn sample: RESNET_COURSE_DATA=sample") from None
 
 def data_name(path:Path) -> str:
     "What a record calls the data in `path`: 'sample' for the drawn set, else the folder's name"
@@ -227,30 +232,35 @@ def run_settings(path:Path) -> dict: # keyword arguments of `get_data`
     size = json.loads((path/'sample.json').read_text())['size']
     return dict(presize=min(size,72), resize=min(size,64), bs=16)
 
-# %% ../nbs/00_data.ipynb #26681d85
+# %% ../nbs/00_data.ipynb #8ecacb71
 def photos_by_class(
     path:Path # a folder with train/<class>/ and val/<class>/
 ) -> dict: # {'train': {class: files}, 'val': {class: files}}, sorted
     "The image files to train and to validate on. Raises `CourseError` for a folder that cannot be trained on"
-    if not path.is_dir(): raise CourseError(f"{path}: no such folder; give one that holds train/<class>/ and val/<class>/")
+    if not path.is_dir():
+        raise CourseError(f"{path}: no such folder; give one that holds train/<class>/ and val/<class>/")
     found = {}
     for split in ('train','val'):
         files = get_image_files(path/split).sorted() if (path/split).is_dir() else []
         found[split] = groupby([f for f in files if f.parent.parent==path/split], lambda f: f.parent.name)
     train,val = found['train'],found['val']
-    if not train and not val: raise CourseError(f"{path}: no images in train/<class>/ or val/<class>/ here; put them in that layout")
+    if not train and not val:
+        raise CourseError(f"{path}: no images in train/<class>/ or val/<class>/ here; put them in that layout")
     for split in ('train','val'):
-        if not found[split]: raise CourseError(f"{path}: no images in {split}/<class>/; the layout is train/<class>/ and val/<class>/")
-    if len(train)<2: raise CourseError(f"{path/'train'}: only one class ({first(train)}); a classifier needs two or more")
+        if not found[split]:
+            raise CourseError(f"{path}: no images in {split}/<class>/; the layout is train/<class>/ and val/<class>/")
+    if len(train)<2:
+        raise CourseError(f"{path/'train'}: only one class ({first(train)}); a classifier needs two or more")
     if extra:=sorted(set(val)-set(train)):
-        raise CourseError(f"{path/'val'}: class {', '.join(extra)} has no folder in train; add photos there or remove it from val")
+        raise CourseError(f"{path/'val'}: class {', '.join(extra)} has no folder in train; "
+                          "add photos there or remove it from val")
     return found
 
-# %% ../nbs/00_data.ipynb #e9cc6ddb
+# %% ../nbs/00_data.ipynb #b2bf1358
 def n_workers(
     n:int # photos in the set
 ) -> int:
-    "Processes that load photos: one a core, up to 8; none for a small set, where starting them takes longer, or under test"
+    "Processes that load photos: one a core, up to 8; none for a small set, which loads sooner without, or under test"
     return 0 if _testing() or n<4000 else min(num_cpus(), 8)
 
 def get_data(
@@ -259,23 +269,25 @@ def get_data(
     resize:int=128, # side of the training crops and of validation, in pixels
     bs:int=128, # photos a batch
 ) -> DataLoaders: # `xb` is (bs, 3, resize, resize), normalised with ImageNet's statistics; `yb` is (bs,)
-    "Presized and augmented `DataLoaders`, as in fastbook chapter 14. Raises `CourseError` for a folder that cannot be trained on"
+    "Presized, augmented `DataLoaders`, as in fastbook chapter 14. Raises `CourseError` for a folder that does not do"
     path = Path(path)
     found = photos_by_class(path)
     files = [f for split in found.values() for fs in split.values() for f in fs]
     n = sum(map(len, found['train'].values()))
-    if bs>n: raise CourseError(f"a batch of {bs} is larger than the training set ({n} photos in {path/'train'}); use bs={n} or less")
+    if bs>n:
+        raise CourseError(f"a batch of {bs} is larger than the training set ({n} photos in {path/'train'}); "
+                          f"use bs={n} or less")
     return DataBlock(
         blocks=(ImageBlock(Photo), CategoryBlock), get_items=lambda _: files,
         splitter=GrandparentSplitter(valid_name='val'), get_y=parent_label, item_tfms=Resize(presize),
         batch_tfms=[*aug_transforms(min_scale=0.5, size=resize), Normalize.from_stats(*imagenet_stats)],
     ).dataloaders(path, path=path, bs=bs, val_bs=max(bs,64), num_workers=n_workers(len(files)))
 
-# %% ../nbs/00_data.ipynb #cec6bc44
+# %% ../nbs/00_data.ipynb #abc53e1c
 def fingerprint(
     path:Path # a folder with train/<class>/ and val/<class>/
 ) -> str: # 16 hex digits
-    "Changes when a photo changes, comes, goes, or moves to another class or split; not with dates or the folder's own name"
+    "Changes when a photo changes, comes, goes or moves to another class or split; not with dates or the folder's name"
     path,h = Path(path),hashlib.sha256()
     for f in get_image_files(path, folders=['train','val']).sorted():
         h.update(f'{f.relative_to(path).as_posix()}\0{f.stat().st_size}\0'.encode())

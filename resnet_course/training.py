@@ -46,7 +46,7 @@ class CPUMixedPrecision(Callback):
     def after_pred(self): self.learn.pred = to_float(self.pred)
     def after_cancel_batch(self): vars(self.model).pop('forward', None)
 
-# %% ../nbs/01_training.ipynb #03a41e69
+# %% ../nbs/01_training.ipynb #055c7d76
 def get_learner(
     dls:DataLoaders, # from `get_data`
     model:nn.Module, # (bs, c, h, w) to (bs, number of classes)
@@ -57,12 +57,14 @@ def get_learner(
     "A `Learner` with cross-entropy, accuracy and mixed precision on whatever device there is"
     device = torch.device(getattr(dls, 'device', None) or default_device())
     if precision is None: precision,_ = choose_precision(device)
-    learn = Learner(dls, model, **{'loss_func':CrossEntropyLossFlat(), 'metrics':metrics, 'path':Path('runs'), **kwargs})
+    learn = Learner(dls, model, metrics=metrics, **{'loss_func':CrossEntropyLossFlat(), 'path':Path('runs'), **kwargs})
     learn.precision = precision
     if precision=='fp32': return learn
-    if device.type=='cuda' and precision in ('fp16','bf16'): return learn.to_fp16() if precision=='fp16' else learn.to_bf16()
+    if device.type=='cuda' and precision in ('fp16','bf16'):
+        return learn.to_fp16() if precision=='fp16' else learn.to_bf16()
     if device.type=='cpu' and precision=='bf16': return learn.add_cb(CPUMixedPrecision())
-    raise CourseError(f"precision '{precision}' is not to be had on {device.type}: use 'fp32'" + " or 'bf16'"*(device.type=='cpu'))
+    raise CourseError(f"precision '{precision}' is not to be had on {device.type}: use 'fp32'"
+                      + " or 'bf16'"*(device.type=='cpu'))
 
 # %% ../nbs/01_training.ipynb #8e65f962
 def top_k_accuracy(
@@ -74,13 +76,13 @@ def top_k_accuracy(
     right = inp.gather(1, targ[:,None])
     return ((inp>right).sum(1) < k).float().mean()
 
-# %% ../nbs/01_training.ipynb #9c75d6bc
+# %% ../nbs/01_training.ipynb #26b92bcb
 def layer_costs(
     model:nn.Module, # any model that takes (bs, c_in, h, w)
     size, # side of a square image, or (h, w), in pixels
     c_in:int=3, # channels of the image
 ) -> pd.DataFrame: # columns name, kind, in_shape, out_shape, params, macs
-    "A row a convolution or linear layer, in the order of the forward pass: its parameters and its multiply-adds for one image"
+    "A row a convolution or linear layer, in forward order: its parameters and its multiply-adds for one image"
     rows,names = [],{m:n for n,m in model.named_modules()}
     def hook(m, inp, out):
         conv = isinstance(m, nn.Conv2d)
@@ -89,8 +91,9 @@ def layer_costs(
             in_shape=tuple(inp[0].shape[1:]), out_shape=tuple(out.shape[1:]), params=total_params(m)[0], macs=macs))
     hooks = [m.register_forward_hook(hook) for m in names if isinstance(m, (nn.Conv2d, nn.Linear))]
     was_training,p = model.training,next(model.parameters())
+    hw = (size,size) if isinstance(size,int) else size
     try:
-        with torch.no_grad(): model.eval()(torch.zeros(1, c_in, *((size,size) if isinstance(size,int) else size), dtype=p.dtype, device=p.device))
+        with torch.no_grad(): model.eval()(torch.zeros(1, c_in, *hw, dtype=p.dtype, device=p.device))
     finally:
         for h in hooks: h.remove()
         model.train(was_training)
@@ -112,7 +115,7 @@ def save_json(path:Path, obj):
     "Write `obj` to `path` as JSON, whole or not at all"
     with write_whole(path) as f: f.write(json.dumps(obj, indent=1, ensure_ascii=False)+'\n')
 
-# %% ../nbs/01_training.ipynb #4896cada
+# %% ../nbs/01_training.ipynb #478ffa90
 def hardware(device=None) -> dict:
     "What computes: kind and name of the device, cores and threads"
     device = torch.device(device or default_device())
@@ -124,19 +127,21 @@ def hardware(device=None) -> dict:
 
 def versions() -> dict:
     "Versions of Python and of what computes the numbers"
-    return dict(python=platform.python_version(), **{p:version(p) for p in ('resnet_course','fastai','torch','torchvision','pillow')})
+    packages = ('resnet_course','fastai','torch','torchvision','pillow')
+    return dict(python=platform.python_version(), **{p:version(p) for p in packages})
 
 def commit() -> str:
     "The commit of the course's checkout, '-dirty' where the working tree differs; 'none' for an installed copy"
     top = Path(resnet_course.__file__).parent.parent
-    def git(*args): return subprocess.run(['git','-C',top,*args], capture_output=True, text=True, check=True).stdout.strip()
-    if not (top/'settings.ini').exists(): return 'none'   # an installed copy may lie inside a checkout of something else
+    def git(*args):
+        return subprocess.run(['git','-C',top,*args], capture_output=True, text=True, check=True).stdout.strip()
+    if not (top/'settings.ini').exists(): return 'none'   # an installed copy may lie inside another checkout
     try: return git('rev-parse','--short=10','HEAD') + '-dirty'*bool(git('status','--porcelain'))
     except (OSError, subprocess.CalledProcessError): return 'none'
 
-# %% ../nbs/01_training.ipynb #9b15e2b1
+# %% ../nbs/01_training.ipynb #c462b478
 class RunRecord(Callback):
-    "Keeps a run's record in a JSON file, rewritten whole after each epoch; `complete` is true once the last epoch is in it"
+    "Keeps a run's record in a JSON file, rewritten whole after each epoch; `complete` is true once the last is in it"
     order = 65
     def __init__(self,
         file:Path, # where the record goes
@@ -155,11 +160,12 @@ class RunRecord(Callback):
             accuracy=h[-1].get('accuracy') if h else None, seconds=round(sum(o['seconds'] for o in h), 2),
             precision=self.learn.precision, hardware=hardware(self.dls.device), versions=versions(), commit=self.commit)
 
-# %% ../nbs/01_training.ipynb #02816aba
+# %% ../nbs/01_training.ipynb #83710714
 def _random_states(dls:DataLoaders) -> dict:
     "Every random state that a training run draws from, as plain lists and tensors"
     kind,keys,*rest = np.random.get_state()
-    s = dict(python=random.getstate(), numpy=(kind,keys.tolist(),*rest), torch=torch.get_rng_state(), loaders=[dl.rng.getstate() for dl in dls.loaders])
+    s = dict(python=random.getstate(), numpy=(kind,keys.tolist(),*rest), torch=torch.get_rng_state(),
+             loaders=[dl.rng.getstate() for dl in dls.loaders])
     if torch.cuda.is_available(): s['cuda'] = torch.cuda.get_rng_state_all()
     return s
 
@@ -168,9 +174,9 @@ def _set_random_states(dls:DataLoaders, s:dict):
     for dl,o in zip(dls.loaders, s['loaders']): dl.rng.setstate(o)
     if 'cuda' in s and torch.cuda.is_available(): torch.cuda.set_rng_state_all(s['cuda'])
 
-# %% ../nbs/01_training.ipynb #a9bb436c
+# %% ../nbs/01_training.ipynb #1edc4504
 def _plain(o):
-    "`o` of nothing but dicts, lists, tuples, numbers and plain tensors, which is all that `torch.load(weights_only=True)` takes"
+    "`o` as dicts, lists, tuples, numbers and plain tensors: all that `torch.load(weights_only=True)` takes"
     if isinstance(o, dict): return {k:_plain(v) for k,v in o.items()}
     if isinstance(o, tuple): return tuple(map(_plain, o))
     if is_listy(o): return list(map(_plain, o))
@@ -178,7 +184,7 @@ def _plain(o):
     return o.item() if isinstance(o, np.generic) else o
 
 class _Rest:
-    "`dl` without its first `n` batches, which are loaded (the random states move on) but not handed out; then calls `then`"
+    "`dl` without its first `n` batches, loaded (the random states move on) but not handed out; calls `then` after them"
     def __init__(self, dl, n, then): self.dl,self.n,self.then = dl,n,then
     def __len__(self): return len(self.dl)
     def __iter__(self):
@@ -215,9 +221,12 @@ class Checkpoint(Callback):
         self.printer = self.learn.logger
         if not (self.resume and self.file.exists()): return
         try: self.state = torch.load(self.file, weights_only=True, map_location='cpu')
-        except Exception as e: raise CourseError(f"{self.file} is no whole checkpoint ({type(e).__name__}): delete it, or start without --resume") from None
+        except Exception as e:
+            raise CourseError(f"{self.file} is no whole checkpoint ({type(e).__name__}): delete it, "
+                              "or start without --resume") from None
         if diff:=[k for k in self.about if self.about[k]!=self.state['about'].get(k)]:
-            raise CourseError(f"{self.file} is of another run ({', '.join(diff)} differ): start without --resume, or write to another folder")
+            raise CourseError(f"{self.file} is of another run ({', '.join(diff)} differ): "
+                              "start without --resume, or write to another folder")
     def before_epoch(self):
         if self.state and self.epoch < self.state['epoch']:
             self.learn.logger = noop   # the finished epochs were printed when they ran
@@ -238,7 +247,8 @@ class Checkpoint(Callback):
         _set_random_states(self.dls, s['epoch_rng'])
         self.epoch_rng,self.done = s['epoch_rng'],s['iter']
         if self.done:
-            for _ in range(self.done): self.learn.pct_train += 1./(len(self.dl)*self.n_epoch)   # rounds as fastai's own sum does
+            # step by step, so that it rounds as fastai's own sum does
+            for _ in range(self.done): self.learn.pct_train += 1./(len(self.dl)*self.n_epoch)
             if self.run_record: self.run_record.start -= s['spent']
             self.learn.train_iter = self.epoch*len(self.dl) + self.done
             self.learn.dl = _Rest(self.dl, self.done, lambda: _set_random_states(self.dls, s['rng']))
@@ -256,7 +266,8 @@ class Checkpoint(Callback):
     def after_fit(self):
         if not self.state: return
         self._restore()   # of a run that is finished
-        if self.run_record and not self.run_record.file.exists(): save_json(self.run_record.file, self.run_record.record())
+        if self.run_record and not self.run_record.file.exists():
+            save_json(self.run_record.file, self.run_record.record())
     def save(self,
         epoch:int, # the epoch to go on with
         iter:int, # how many of its batches are trained
@@ -264,8 +275,9 @@ class Checkpoint(Callback):
     ):
         r = self.recorder
         recorder = {k:getattr(r,k) for k in self._keep}
-        state = dict(format=1, about=self.about, epoch=epoch, iter=iter, model=self.model.state_dict(), opt=self.opt.state_dict(),
-            rng=rng, epoch_rng=self.epoch_rng, recorder=dict(recorder, smooth=(r.smooth_loss.count, r.smooth_loss.val)),
+        state = dict(format=1, about=self.about, epoch=epoch, iter=iter,
+            model=self.model.state_dict(), opt=self.opt.state_dict(), rng=rng, epoch_rng=self.epoch_rng,
+            recorder=dict(recorder, smooth=(r.smooth_loss.count, r.smooth_loss.val)),
             history=self.run_record.history if self.run_record else [],
             spent=time.perf_counter()-self.run_record.start if self.run_record else 0) # seconds of this epoch so far
         with write_whole(self.file, 'wb') as f: torch.save(_plain(state), f)
@@ -289,11 +301,12 @@ def measured_fit(
         learn.fit_one_cycle(epochs, lr, cbs=[record, ckpt])
     return json.loads(file.read_text(encoding='utf-8'))
 
-# %% ../nbs/01_training.ipynb #d19cbcbc
+# %% ../nbs/01_training.ipynb #16407215
 def results(
     folder:Path # of JSON records as `measured_fit` writes them
-) -> pd.DataFrame: # columns model, recipe, size, epochs, seed, params, macs, accuracy, precision, data, hardware, seconds_epoch, record
-    "A row a complete record; `record` is the file's whole content"
+) -> pd.DataFrame:
+    """A row a complete record, with columns model, recipe, size, epochs, seed, params, macs, accuracy, precision, data,
+    hardware, seconds_epoch (the median) and record (the file's whole content)"""
     recs = [json.loads(f.read_text(encoding='utf-8')) for f in sorted(Path(folder).glob('*.json'))]
     keys = ('model','recipe','size','epochs','seed','params','macs','accuracy','precision')
     return pd.DataFrame([dict({k:r[k] for k in keys}, data=r['data']['name'], hardware=r['hardware']['name'],
@@ -302,10 +315,11 @@ def results(
 def summary(
     runs:pd.DataFrame # from `results`
 ) -> pd.DataFrame: # index model; columns parameters, MACs, accuracy, spread, seeds, s/epoch
-    "A row a model, smallest first: accuracy as mean and standard deviation over seeds (NaN for one seed), median seconds an epoch"
+    "A row a model, smallest first: accuracy as mean and standard deviation over seeds (NaN for one), median s/epoch"
     g = runs.groupby('model')
-    return pd.DataFrame({'parameters':g.params.first(), 'MACs':g.macs.first(), 'accuracy':g.accuracy.mean(), 'spread':g.accuracy.std(),
-                         'seeds':g.seed.nunique(), 's/epoch':g.seconds_epoch.median()}).sort_values('parameters')
+    return pd.DataFrame({
+        'parameters':g.params.first(), 'MACs':g.macs.first(), 'accuracy':g.accuracy.mean(), 'spread':g.accuracy.std(),
+        'seeds':g.seed.nunique(), 's/epoch':g.seconds_epoch.median()}).sort_values('parameters')
 
 def plot_history(
     records, # dicts as `measured_fit` returns them
@@ -315,17 +329,21 @@ def plot_history(
     if axs is None: _,axs = plt.subplots(1, 2, figsize=(10,3.5), layout='constrained')
     names = list(dict.fromkeys(r['model'] for r in records))
     for ax,k,title in zip(axs, ('valid_loss','accuracy'), ('validation loss','validation accuracy')):
-        for r in records: ax.plot([o['epoch']+1 for o in r['history']], [o[k] for o in r['history']], '.-', lw=1, color=f"C{names.index(r['model'])}")
+        for r in records:
+            h,color = r['history'],f"C{names.index(r['model'])}"
+            ax.plot([o['epoch']+1 for o in h], [o[k] for o in h], '.-', lw=1, color=color)
         ax.set(xlabel='epoch', title=title)
+        ax.xaxis.get_major_locator().set_params(integer=True)
     axs[1].legend([plt.Line2D([], [], color=f'C{i}') for i in range(len(names))], names)
     return axs
 
 def markdown_table(df:pd.DataFrame) -> str:
     "`df` with its index as a Markdown table; its cells are shown as they are"
-    rows = [[df.index.name or '', *df.columns], ['---']*(len(df.columns)+1), *([i,*r] for i,r in zip(df.index, df.to_numpy()))]
+    rows = [[df.index.name or '', *df.columns], ['---']*(len(df.columns)+1),
+            *([i,*r] for i,r in zip(df.index, df.to_numpy()))]
     return '\n'.join('| '+' | '.join(map(str,r))+' |' for r in rows)
 
-# %% ../nbs/01_training.ipynb #b7d5843d
+# %% ../nbs/01_training.ipynb #174dc5bc
 class _FirstSteps(Callback):
     "Times a few training steps after the first, then ends the fit"
     order = 100
@@ -341,7 +359,7 @@ def fit_seconds(
     epochs:int, # how many
     n:int=3, # training steps to time
 ) -> float: # seconds
-    "About how long `learn` would take on this device, measured from a few steps of a copy; an image costs a third in validation"
+    "About how long `learn` would take on this device, from a few steps of a copy; an image costs a third in validation"
     before,timer = _random_states(learn.dls),_FirstSteps(n)
     copy = get_learner(learn.dls, deepcopy(learn.model), learn.precision)
     with copy.no_bar(), copy.no_logging(): copy.fit(1, cbs=timer)
@@ -354,9 +372,10 @@ def fit_or_show(
     lr:float, # the highest learning rate
     runs:pd.DataFrame, # recorded runs of the same model, from `results`
 ):
-    "`fit_one_cycle`, after a word on how long it takes; over half an hour the recorded run is shown instead, unless LONG=1"
+    "`fit_one_cycle`, after saying how long it takes; over half an hour it shows the recorded run, unless LONG=1"
     seconds = fit_seconds(learn, epochs)
     print(f"{epochs} epochs take about {seconds/60:.1f} minutes on this device")
     if seconds<1800 or os.environ.get('LONG')=='1': return learn.fit_one_cycle(epochs, lr)
-    print("That is over half an hour: here is the recorded run instead. LONG=1 in the environment trains.")
-    display_df(pd.DataFrame(runs.record.iloc[0]['history']))
+    print("That is over half an hour; LONG=1 in the environment trains. " +
+          ("Here is the recorded run:" if len(runs) else "There is no recorded run yet."))
+    if len(runs): display_df(pd.DataFrame(runs.record.iloc[0]['history']))
