@@ -14,7 +14,8 @@ test: $(READY)  ## everything that CI runs
 	PATH="$(BIN):$$PATH" bash .ci/in_step
 	@test -n "$(OFFLINE)" || echo "no unshare here: the tests run with the network on"
 	$(OFFLINE) $(BIN)/nbdev_test --n_workers 1 --timing
-	$(OFFLINE) $(BIN)/nbdev_test
+	@# several processes: one thread each, or they stall each other
+	$(OFFLINE) env OMP_NUM_THREADS=1 $(BIN)/nbdev_test
 	$(OFFLINE) $(BIN)/nbdev_test --path index.ipynb
 	$(OFFLINE) $(BIN)/python -m pytest -q tests
 
