@@ -117,7 +117,7 @@ def save_curves(records, file:Path):
     with write_whole(file, 'wb') as f: fig.savefig(f, dpi=120, format='png')
     plt.close(fig)
 
-# %% ../nbs/21_cli.ipynb #845179f8
+# %% ../nbs/21_cli.ipynb #fc7f73c4
 @app.command()
 def doctor(
     data:Annotated[Optional[str], typer.Option(
@@ -136,7 +136,7 @@ def doctor(
                                         imagenette_on_disk)
         from resnet_course.training import choose_precision, hardware, versions
     except Exception as e:
-        say('packages', f'{type(e).__name__}: {str(e).splitlines()[0]}',
+        say('packages', f'{type(e).__name__}: {str(e).partition(chr(10))[0]}',
             "install them anew: pip install -U --force-reinstall resnet_course")
     else:
         say('packages', ', '.join(f'{k} {v}' for k,v in versions().items() if k!='python'))

@@ -22,7 +22,7 @@ class CourseError(Exception):
         # A DataLoader worker wraps the text in its stack trace; the line that matters is the last.
         return super().__str__().strip().splitlines()[-1].strip().removeprefix('resnet_course.data.CourseError: ')
 
-# %% ../nbs/00_data.ipynb #590df0c1
+# %% ../nbs/00_data.ipynb #abb30294
 def _to_rgb(im:Image.Image) -> Image.Image:
     "An 8-bit RGB copy of `im`; 16-bit grey is scaled to 8 bits, where Pillow's own `convert` clips it"
     if im.mode.startswith('I'):
@@ -37,7 +37,8 @@ class Photo(PILImage):
         try:
             with Image.open(fn) as im: return cls(_to_rgb(ImageOps.exif_transpose(im)))
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
-            raise CourseError(f"{fn} is no readable image ({str(e).splitlines()[0]}): mend or remove it; "
+            reason = (str(e) or type(e).__name__).splitlines()[0]
+            raise CourseError(f"{fn} is no readable image ({reason}): mend or remove it; "
                               "`resnet_course doctor --data FOLDER` lists all such files") from None
 
 # %% ../nbs/00_data.ipynb #23752fc3

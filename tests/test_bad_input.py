@@ -197,3 +197,9 @@ def test_the_argument_comes_before_the_environment(tmp_path, monkeypatch):
     for name in (None, 'imagenette'):
         with pytest.raises(Exception) as e: course_path(name)
         assert one_line(e, tmp_path/'gone')
+
+def test_an_error_without_a_text(tmp_path, monkeypatch):
+    def fails(*args): raise OSError()
+    monkeypatch.setattr('PIL.Image.open', fails)
+    with pytest.raises(Exception) as e: Photo.create(tmp_path/'a.jpg')
+    assert one_line(e, 'a.jpg', '(OSError)')
