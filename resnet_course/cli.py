@@ -38,7 +38,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True)
 @app.callback()
 def course(): "Residual networks step by step: the course's command."
 
-# %% ../nbs/21_cli.ipynb #ad649099
+# %% ../nbs/21_cli.ipynb #88eac6d2
 def _names(models:str) -> list:
     "The rungs that a comma-separated list names, in the ladder's order"
     from resnet_course.data import CourseError
@@ -97,7 +97,7 @@ def ladder(
 def _finished(file:Path, about:dict):
     "The record in `file`, if it is of a whole run of just this kind"
     rec = json.loads(file.read_text(encoding='utf-8')) if file.exists() else {}
-    return rec if rec.get('complete') and all(rec[k]==v for k,v in about.items()) else None
+    return rec if rec.get('complete') and all(rec.get(k)==v for k,v in about.items()) else None
 
 def table(records) -> str:
     "A line a record: model, parameters, multiply-adds, accuracy, seconds an epoch"
