@@ -15,14 +15,18 @@ from concurrent.futures.process import BrokenProcessPool
 from math import cos, pi, sin
 from PIL import Image, ImageDraw, ImageOps
 
-# %% ../nbs/00_data.ipynb #60e0133a
+# %% ../nbs/00_data.ipynb #e726324c
 class CourseError(Exception):
     "Something that a user can mend: its text is one line that names the thing and the way out"
     def __str__(self):
         # A DataLoader worker wraps the text in its stack trace; the line that matters is the last.
         return super().__str__().strip().splitlines()[-1].strip().removeprefix('resnet_course.data.CourseError: ')
 
-# %% ../nbs/00_data.ipynb #abb30294
+def _first_line(e:BaseException) -> str:
+    "What `e` says, in one line"
+    return (str(e).strip() or type(e).__name__).splitlines()[0]
+
+# %% ../nbs/00_data.ipynb #0a1e357e
 def _to_rgb(im:Image.Image) -> Image.Image:
     "An 8-bit RGB copy of `im`; 16-bit grey is scaled to 8 bits, where Pillow's own `convert` clips it"
     if im.mode.startswith('I'):
@@ -37,8 +41,7 @@ class Photo(PILImage):
         try:
             with Image.open(fn) as im: return cls(_to_rgb(ImageOps.exif_transpose(im)))
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
-            reason = (str(e) or type(e).__name__).splitlines()[0]
-            raise CourseError(f"{fn} is no readable image ({reason}): mend or remove it; "
+            raise CourseError(f"{fn} is no readable image ({_first_line(e)}): mend or remove it; "
                               "`resnet_course doctor --data FOLDER` lists all such files") from None
 
 # %% ../nbs/00_data.ipynb #23752fc3
@@ -185,7 +188,7 @@ def make_sample(
                           "make room or the folder writable, or keep data elsewhere with FASTAI_HOME") from None
     return dest
 
-# %% ../nbs/00_data.ipynb #a637d3b7
+# %% ../nbs/00_data.ipynb #edde0a69
 _sample = 'resnet-course-sample-1'   # the number grows when the drawing changes
 
 def _testing() -> bool:
@@ -219,9 +222,9 @@ def course_path(
 def _download(url):
     try: return untar_data(url)
     except (Exception, SystemExit) as e:
-        reason = f"{type(e).__name__}: {str(e).strip().splitlines()[0:1]}"
-        raise CourseError(f"{url} could not be downloaded ({reason}): set RESNET_COURSE_DATA to a folder that holds "
-                          "Imagenette, or go on with the drawn sample: RESNET_COURSE_DATA=sample") from None
+        raise CourseError(f"{url} could not be downloaded ({type(e).__name__}: {_first_line(e)}): "
+                          "set RESNET_COURSE_DATA to a folder that holds Imagenette, "
+                          "or go on with the drawn sample: RESNET_COURSE_DATA=sample") from None
 
 def data_name(path:Path) -> str:
     "What a record calls the data in `path`: 'sample' for the drawn set, else the folder's name"

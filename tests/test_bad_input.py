@@ -183,6 +183,7 @@ def test_no_network(monkeypatch):
     monkeypatch.setattr(data, 'untar_data', fail)
     with pytest.raises(Exception) as e: course_path('imagenette')
     assert one_line(e, 'imagenette', 'URLError', 'no route to host', 'RESNET_COURSE_DATA=sample')
+    assert '[' not in str(e.value)   # the reason as words, not as Python's list of lines
 
 def test_the_argument_comes_before_the_environment(tmp_path, monkeypatch):
     mine,yours = photo_set(tmp_path/'mine'), photo_set(tmp_path/'yours')
