@@ -5,15 +5,17 @@
 # %% auto #0
 __all__ = ['sample_classes', 'CourseError', 'Photo', 'broken_images', 'draw_image', 'make_sample', 'imagenette_on_disk',
            'course_path', 'data_name', 'run_settings', 'photos_by_class', 'n_workers', 'get_data', 'fingerprint',
-           'data_card']
+           'data_card', 'load_arrays']
 
-# %% ../nbs/00_data.ipynb #1d045cb5
+# %% ../nbs/00_data.ipynb #3b1abdfb
 from fastai.vision.all import *
-import hashlib, json, os, tempfile
+import gzip, hashlib, json, os, tempfile, zlib
 from concurrent.futures import ProcessPoolExecutor   # after fastai, which has another of that name
 from concurrent.futures.process import BrokenProcessPool
 from math import cos, pi, sin
+from zipfile import BadZipFile, ZipFile
 from PIL import Image, ImageDraw, ImageOps
+from torchvision.datasets import FashionMNIST
 
 # %% ../nbs/00_data.ipynb #e726324c
 class CourseError(Exception):
@@ -26,23 +28,26 @@ def _first_line(e:BaseException) -> str:
     "What `e` says, in one line"
     return (str(e).strip() or type(e).__name__).splitlines()[0]
 
-# %% ../nbs/00_data.ipynb #0a1e357e
+# %% ../nbs/00_data.ipynb #197cda5f
 def _to_rgb(im:Image.Image) -> Image.Image:
     "An 8-bit RGB copy of `im`; 16-bit grey is scaled to 8 bits, where Pillow's own `convert` clips it"
     if im.mode.startswith('I'):
         im = Image.fromarray((np.asarray(im).astype(np.float32)/257).round().clip(0,255).astype(np.uint8))
     return im.convert('RGB')
 
+def _read_photo(file, name) -> Image.Image:
+    "The photo in `file`, a path or an open file, called `name` when it cannot be read"
+    try:
+        with Image.open(file) as im: return _to_rgb(ImageOps.exif_transpose(im))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
+        raise CourseError(f"{name} is no readable image ({_first_line(e)}): mend or remove it; "
+                          "`resnet_course doctor --data FOLDER` lists all such files") from None
+
 class Photo(PILImage):
     "A `PILImage` that keeps 16-bit values, is turned as its EXIF tag says, and is named when it cannot be read"
     @classmethod
     def create(cls, fn, **kwargs):
-        if not isinstance(fn, (str,Path)): return super().create(fn, **kwargs)
-        try:
-            with Image.open(fn) as im: return cls(_to_rgb(ImageOps.exif_transpose(im)))
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
-            raise CourseError(f"{fn} is no readable image ({_first_line(e)}): mend or remove it; "
-                              "`resnet_course doctor --data FOLDER` lists all such files") from None
+        return cls(_read_photo(fn, fn)) if isinstance(fn, (str,Path)) else super().create(fn, **kwargs)
 
 # %% ../nbs/00_data.ipynb #23752fc3
 def broken_images(
@@ -188,7 +193,7 @@ def make_sample(
                           "make room or the folder writable, or keep data elsewhere with FASTAI_HOME") from None
     return dest
 
-# %% ../nbs/00_data.ipynb #edde0a69
+# %% ../nbs/00_data.ipynb #9b0c9d2b
 _sample = 'resnet-course-sample-1'   # the number grows when the drawing changes
 
 def _testing() -> bool:
@@ -202,33 +207,62 @@ def imagenette_on_disk(presize:int=160):
     folders = [fastai_path('data')/Path(u).stem for u in _urls(presize)]
     return first(f for f in folders if (f/'val').is_dir())
 
+_debian_fashion = Path('/usr/share/datasets/fashion-mnist')   # the package dataset-fashion-mnist
+_small_sets = dict(cifar10='RESNET_COURSE_CIFAR10', fashion='RESNET_COURSE_FASHION', signs='RESNET_COURSE_SIGNS')
+
 def course_path(
-    name:str|Path=None, # 'imagenette', 'sample' or a folder; None: what RESNET_COURSE_DATA says, else Imagenette
+    name:str|Path=None, # a data set's name or a folder; None: what RESNET_COURSE_DATA says, else Imagenette
     presize:int=160, # the size that `get_data` will be asked for; above 160 the 320 px copy is taken
-) -> Path: # a folder with train/<class>/ and val/<class>/
+) -> Path: # a folder with train/<class>/ and val/<class>/; 'cifar10', 'fashion' and 'signs' have layouts of their own
     "Where the photos are. Raises `CourseError` where there are none"
     env = os.environ.get('RESNET_COURSE_DATA')
     name = str(name or env or 'imagenette')
-    if _testing() and name in ('imagenette','sample'):
-        return make_sample(fastai_path('data')/f'{_sample}-tiny', n_train=80, n_val=40, size=48)
-    if name=='sample': return make_sample(fastai_path('data')/_sample)
+    if name in _small_sets: return _small_set(name)
+    if name=='sample' or _testing() and name=='imagenette': return _drawn(48)
     if name=='imagenette' and env and env!='sample': name = env
-    if name=='imagenette': return imagenette_on_disk(presize) or _download(_urls(presize)[0])
+    if name=='imagenette':
+        return imagenette_on_disk(presize) or _download(_urls(presize)[0], untar_data,
+            "set RESNET_COURSE_DATA to a folder that holds Imagenette, "
+            "or go on with the drawn sample: RESNET_COURSE_DATA=sample")
     path = Path(name).expanduser()
     if path.is_dir(): return path
     raise CourseError(f"{name}: no such folder, and no data set's name; "
-                      "use 'imagenette', 'sample' or a folder with train/<class>/ and val/<class>/")
+                      f"use {', '.join(map(repr, ('imagenette','sample',*_small_sets)))} "
+                      "or a folder with train/<class>/ and val/<class>/")
 
-def _download(url):
-    try: return untar_data(url)
+def _download(what, get, way_out):
+    try: return get(what)
     except (Exception, SystemExit) as e:
-        raise CourseError(f"{url} could not be downloaded ({type(e).__name__}: {_first_line(e)}): "
-                          "set RESNET_COURSE_DATA to a folder that holds Imagenette, "
-                          "or go on with the drawn sample: RESNET_COURSE_DATA=sample") from None
+        raise CourseError(f"{what} could not be downloaded ({type(e).__name__}: {_first_line(e)}): {way_out}") from None
+
+def _drawn(tiny_size, **kwargs):
+    "The sample, in fastai's folder; under test a tiny one"
+    if _testing(): kwargs = dict(n_train=80, n_val=40, size=tiny_size)
+    return make_sample(fastai_path('data')/'-'.join([_sample, *map(str, kwargs.values())]), **kwargs)
+
+def _small_set(name):
+    "The folder or zip that the set's variable names, else drawn pictures if asked for, else a copy here or a download"
+    var = _small_sets[name]
+    if _testing() or os.environ.get('RESNET_COURSE_DATA')=='sample' and not os.environ.get(var):
+        path = _drawn(32, n_train=1000, n_val=1000, size=32)
+        return path/'train' if name=='signs' else path
+    if given:=os.environ.get(var):
+        path = Path(given).expanduser()
+        if path.exists(): return path
+        raise CourseError(f"{path}: no such folder or zip; {var} names it")
+    if name=='cifar10': return _download(URLs.CIFAR, untar_data, f"set {var} to a folder or zip that holds CIFAR-10")
+    if name=='fashion':
+        if _debian_fashion.is_dir(): return _debian_fashion
+        own = fastai_path('data')/'fashion-mnist'
+        _download('Fashion-MNIST', lambda _: FashionMNIST(own, download=True), f"set {var} to the folder of its files")
+        return own
+    raise CourseError("the hand signs have no download here: get the digits 0 to 5 of "
+                      "https://github.com/ardamavi/Sign-Language-Digits-Dataset, "
+                      f"a folder each, and set {var} to the folder that holds them")
 
 def data_name(path:Path) -> str:
-    "What a record calls the data in `path`: 'sample' for the drawn set, else the folder's name"
-    return 'sample' if (path/'sample.json').exists() else path.resolve().name
+    "What a record calls the data in `path`: 'sample' for the drawn set, else the name of the folder or zip"
+    return 'sample' if (path/'sample.json').exists() else path.resolve().name.removesuffix('.zip')
 
 def run_settings(path:Path) -> dict: # keyword arguments of `get_data`
     "Sizes and batch that suit the data: chapter 14's, or small ones where `path` is the drawn sample"
@@ -287,19 +321,71 @@ def get_data(
         batch_tfms=[*aug_transforms(min_scale=0.5, size=resize), Normalize.from_stats(*imagenet_stats)],
     ).dataloaders(path, path=path, bs=bs, val_bs=max(bs,64), num_workers=n_workers(len(files)))
 
-# %% ../nbs/00_data.ipynb #abc53e1c
+# %% ../nbs/00_data.ipynb #ecf7329f
 def fingerprint(
-    path:Path # a folder with train/<class>/ and val/<class>/
+    path:Path # what `course_path` returns: a folder of photos, or a file
 ) -> str: # 16 hex digits
     "Changes when a photo changes, comes, goes or moves to another class or split; not with dates or the folder's name"
     path,h = Path(path),hashlib.sha256()
-    for f in get_image_files(path, folders=['train','val']).sorted():
+    splits = [s for s in ('train','val','test') if (path/s).is_dir()]
+    files = get_files(path, {*image_extensions,'.gz'}, folders=splits or None)
+    for f in [path] if path.is_file() else files.sorted():
         h.update(f'{f.relative_to(path).as_posix()}\0{f.stat().st_size}\0'.encode())
         h.update(f.read_bytes())
     return h.hexdigest()[:16]
 
-# %% ../nbs/00_data.ipynb #18155c02
-def data_card(path:Path) -> dict:
+# %% ../nbs/00_data.ipynb #7f8f4364
+def data_card(dls:DataLoaders) -> dict:
     "What a record says of its data: name, number of photos, fingerprint"
-    n = {split: sum(map(len, classes.values())) for split,classes in photos_by_class(path).items()}
-    return dict(name=data_name(path), n_train=n['train'], n_val=n['val'], fingerprint=fingerprint(path))
+    path = Path(dls.path)
+    return dict(name=data_name(path), n_train=dls.train.n, n_val=dls.valid.n, fingerprint=fingerprint(path))
+
+# %% ../nbs/00_data.ipynb #c603c413
+def _idx(file):
+    "The array in a gzipped file of the MNIST format: two zeros, type, number of sides, the sides, the bytes"
+    try:
+        with gzip.open(file) as f: b = f.read()
+        return np.frombuffer(b, np.uint8, offset=4+4*b[3]).reshape(np.frombuffer(b, '>i4', b[3], 4))
+    except (OSError, EOFError, ValueError, IndexError, zlib.error) as e:
+        raise CourseError(f"{file} is no whole file of the MNIST format ({_first_line(e)}): fetch it again") from None
+
+def _images_by_split(path):
+    "{split: [(class, name, opener)]} of the images at <split>/<class>/<image> in a folder or zip"
+    if path.is_file():
+        try: zipped = ZipFile(path)
+        except (OSError, BadZipFile) as e:
+            raise CourseError(f"{path} is no whole zip ({_first_line(e)}): fetch it again") from None
+        files = [(n.split('/'), partial(zipped.open, n)) for n in zipped.namelist()]
+    else: files = [(f.relative_to(path).parts, partial(open, f, 'rb')) for f in get_image_files(path)]
+    found = {}
+    for parts,opener in sorted(files, key=lambda o: o[0]):
+        if len(parts)>2 and Path(parts[-1]).suffix.lower() in image_extensions:
+            found.setdefault(parts[-3], []).append((parts[-2], '/'.join(parts), opener))
+    return found
+
+def load_arrays(
+    path:Path, # a folder or zip with train/<class>/ and test/<class>/ (or val/), or a folder of MNIST's format
+    grey:bool=False, # one channel in place of three
+) -> tuple: # x_train, y_train, x_val, y_val, classes; x is uint8 (n, c, h, w), y is int64 (n,)
+    "All pictures of a small set, which have one size. Raises `CourseError` for a set that cannot be read"
+    path = Path(path)
+    if path.is_dir() and (images:=first(path.rglob('train-images-idx3-ubyte.gz'))):
+        xys = [_idx(images.with_name(f'{split}-{what}-ubyte.gz')) for split in ('train','t10k')
+               for what in ('images-idx3','labels-idx1')]
+        return *(torch.tensor(a)[:,None] if a.ndim==3 else torch.tensor(a).long() for a in xys), FashionMNIST.classes
+    found = _images_by_split(path)
+    splits = [found.get('train'), found.get('test') or found.get('val')]
+    if not all(splits): raise CourseError(f"{path}: no images in train/<class>/ and test/<class>/ here")
+    vocab = sorted({c for c,*_ in splits[0]})
+    if extra:={c for c,*_ in splits[1]} - set(vocab):
+        raise CourseError(f"{path}: class {', '.join(sorted(extra))} has no folder in train")
+    def picture(name, opener):
+        with opener() as f: im = _read_photo(f, path/name)
+        return np.asarray(im.convert('L') if grey else im).reshape(*im.size[::-1], -1).transpose(2,0,1)
+    res = []
+    for files in splits:
+        xs = [picture(*rest) for _,*rest in files]
+        if odd:=[n for (_,n,_),x in zip(files, xs) if x.shape!=xs[0].shape]:
+            raise CourseError(f"{path/odd[0]} is not of the size of the others: all pictures here must have one size")
+        res += [torch.from_numpy(np.stack(xs)), torch.tensor([vocab.index(c) for c,*_ in files])]
+    return *res, vocab

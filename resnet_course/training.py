@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['choose_precision', 'CPUMixedPrecision', 'get_learner', 'top_k_accuracy', 'layer_costs', 'write_whole', 'save_json',
            'hardware', 'versions', 'commit', 'RunRecord', 'Checkpoint', 'measured_fit', 'results', 'summary',
-           'plot_history', 'markdown_table', 'fit_seconds', 'fit_or_show']
+           'plot_history', 'markdown_table', 'fit_seconds', 'fit_or_show', 'Experiment']
 
-# %% ../nbs/01_training.ipynb #27ef7941
+# %% ../nbs/01_training.ipynb #073b4821
 import json, os, platform, random, signal, subprocess, threading, time
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from copy import deepcopy
 from importlib.metadata import version
 
@@ -17,7 +18,7 @@ import numpy as np, pandas as pd, torch
 from torch import nn
 from fastai.vision.all import *
 import resnet_course
-from .data import CourseError, data_card
+from .data import CourseError, course_path, data_card
 
 # %% ../nbs/01_training.ipynb #2144a080
 def choose_precision(device=None) -> tuple: # ('fp16', 'bf16' or 'fp32', the reason in words)
@@ -139,19 +140,25 @@ def commit() -> str:
     try: return git('rev-parse','--short=10','HEAD') + '-dirty'*bool(git('status','--porcelain'))
     except (OSError, subprocess.CalledProcessError): return 'none'
 
-# %% ../nbs/01_training.ipynb #c462b478
+# %% ../nbs/01_training.ipynb #7c8616bd
 class RunRecord(Callback):
-    "Keeps a run's record in a JSON file, rewritten whole after each epoch; `complete` is true once the last is in it"
+    """Keeps a run's record in a JSON file, rewritten whole after each epoch; `complete` is true once the last is in it.
+    `train_accuracy` is that of the batches as the net saw them: augmented, and before it had learned from them"""
     order = 65
     def __init__(self,
         file:Path, # where the record goes
         **about # what else it says: name, command, model, recipe, data, size, seed ...
     ): self.file,self.about,self.history = Path(file),about,[]
     def before_fit(self): self.commit = commit()
-    def before_epoch(self): self.start = time.perf_counter()
+    def before_epoch(self): self.start,self.hits,self.seen = time.perf_counter(),0,0
+    def after_pred(self):
+        if not self.training: return
+        self.hits = self.hits + (self.pred.detach().argmax(1)==self.yb[0]).sum()   # no `item()`: a GPU would wait for it
+        self.seen += len(self.pred)
     def after_epoch(self):
         if not len(self.learn.final_record): return   # an epoch that a resumed run skips
         row = dict(zip(self.recorder.metric_names[1:], map(float, self.learn.final_record)))
+        row['train_accuracy'] = int(self.hits)/self.seen
         self.history.append(dict(epoch=self.epoch, **row, seconds=round(time.perf_counter()-self.start, 2)))
         save_json(self.file, self.record())
     def record(self) -> dict:
@@ -174,7 +181,7 @@ def _set_random_states(dls:DataLoaders, s:dict):
     for dl,o in zip(dls.loaders, s['loaders']): dl.rng.setstate(o)
     if 'cuda' in s and torch.cuda.is_available(): torch.cuda.set_rng_state_all(s['cuda'])
 
-# %% ../nbs/01_training.ipynb #17d60292
+# %% ../nbs/01_training.ipynb #fff2e3df
 def _plain(o):
     "`o` as dicts, lists, tuples, numbers and plain tensors: all that `torch.load(weights_only=True)` takes"
     if isinstance(o, dict): return {k:_plain(v) for k,v in o.items()}
@@ -216,7 +223,9 @@ class Checkpoint(Callback):
         self.stop = True
 
     @property
-    def about(self): return dict(self.run_record.about if self.run_record else {}, epochs=self.n_epoch)
+    def about(self):
+        record = self.run_record.about if self.run_record else {}
+        return dict(record, epochs=self.n_epoch, precision=self.learn.precision, format=2)
     def before_fit(self):
         self.printer = self.learn.logger
         if not (self.resume and self.file.exists()): return
@@ -249,7 +258,7 @@ class Checkpoint(Callback):
         if self.done:
             # step by step, so that it rounds as fastai's own sum does
             for _ in range(self.done): self.learn.pct_train += 1./(len(self.dl)*self.n_epoch)
-            if self.run_record: self.run_record.start -= s['spent']
+            if r:=self.run_record: r.start,r.hits,r.seen = r.start-s['spent'],s['hits'],s['seen']
             self.learn.train_iter = self.epoch*len(self.dl) + self.done
             self.learn.dl = _Rest(self.dl, self.done, lambda: _set_random_states(self.dls, s['rng']))
     def after_batch(self):
@@ -274,30 +283,34 @@ class Checkpoint(Callback):
     ):
         r = self.recorder
         recorder = {k:getattr(r,k) for k in self._keep}
-        state = dict(format=1, about=self.about, epoch=epoch, iter=iter,
+        state = dict(about=self.about, epoch=epoch, iter=iter,
             model=self.model.state_dict(), opt=self.opt.state_dict(), rng=rng, epoch_rng=self.epoch_rng,
             recorder=dict(recorder, smooth=(r.smooth_loss.count, r.smooth_loss.val)),
-            history=self.run_record.history if self.run_record else [],
-            spent=time.perf_counter()-self.run_record.start if self.run_record else 0) # seconds of this epoch so far
+            history=self.run_record.history if self.run_record else [])
+        if self.run_record:   # this epoch so far
+            state |= dict(spent=time.perf_counter()-self.run_record.start, hits=int(self.run_record.hits),
+                          seen=self.run_record.seen)
         with write_whole(self.file, 'wb') as f: torch.save(_plain(state), f)
 
-# %% ../nbs/01_training.ipynb #c0e029b9
+# %% ../nbs/01_training.ipynb #1574d790
 def measured_fit(
     learn:Learner, # from `get_learner`
     epochs:int, # how many
     lr:float, # the highest learning rate
     file:Path, # where the record goes; the checkpoint is `runs/<folder of file>/<its stem>.pt`
     resume:bool=False, # go on from that checkpoint, if there is one
+    fit=Learner.fit_one_cycle, # called with learner, epochs, lr and `cbs`
     **about # what the record says besides: command, model, recipe, size, seed; `data`, if its card is made already
 ) -> dict: # the run's record, as written to `file`
-    "`fit_one_cycle` that leaves a record and a checkpoint; Ctrl-C loses at most a batch"
+    "A fit that leaves a record and a checkpoint; Ctrl-C loses at most a batch"
     file = Path(file)
-    costs = layer_costs(learn.model, about['size'])
-    if 'data' not in about: about['data'] = data_card(learn.dls.path)
+    c_in = first(m.in_channels for m in learn.model.modules() if isinstance(m, nn.Conv2d))
+    costs = layer_costs(learn.model, about['size'], c_in)
+    if 'data' not in about: about['data'] = data_card(learn.dls)
     record = RunRecord(file, name=file.stem, **about, lr=lr,
         params=total_params(learn.model)[0], macs=int(costs.macs.sum()))
     with Checkpoint(Path('runs')/file.parent.name/f'{file.stem}.pt', resume, record) as ckpt:
-        learn.fit_one_cycle(epochs, lr, cbs=[record, ckpt])
+        fit(learn, epochs, lr, cbs=[record, ckpt])
     return json.loads(file.read_text(encoding='utf-8'))
 
 # %% ../nbs/01_training.ipynb #16407215
@@ -378,3 +391,44 @@ def fit_or_show(
     print("That is over half an hour; LONG=1 in the environment trains. " +
           ("Here is the recorded run:" if len(runs) else "There is no recorded run yet."))
     if len(runs): display_df(pd.DataFrame(runs.record.iloc[0]['history']))
+
+# %% ../nbs/01_training.ipynb #04fe22aa
+@dataclass
+class Experiment:
+    "Nets that are trained alike, each run recorded; the `resnet_course` command runs one by its name"
+    name:str # also of the folder of its records
+    recipe:str # what the files call data loading and schedule
+    nets:dict # {model's name: function of the number of classes}
+    loaders:callable # function of a folder (or file) to `DataLoaders`
+    size:int # side of the validation images, in pixels
+    epochs:int # how many
+    lr:float # the highest learning rate
+    data:str=None # for `course_path`
+    learner:dict=field(default_factory=dict) # keyword arguments of `get_learner`
+    fit:callable=Learner.fit_one_cycle # called with learner, epochs, lr and `cbs`
+    command:str='resnet_course experiment {name}' # what reproduces a run, without its options
+    about:dict=field(default_factory=dict) # what else the records say
+
+    def run(self,
+        model:str, # one of `nets`
+        seed:int=42, # of weights, shuffling and augmentation
+        out:Path=None, # folder of the record; None: runs/<name>
+        resume:bool=False, # keep a finished record, go on from a checkpoint
+    ) -> dict: # the run's record
+        "Train one of the nets, unless its record is there"
+        file = Path(out or Path('runs')/self.name)/f'{model}-{self.recipe}-s{seed}.json'
+        set_seed(seed)
+        dls = self.loaders(course_path(self.data))
+        command = f'{self.command.format(name=self.name)} --epochs {self.epochs} --seed {seed} --models {model}'
+        learn = get_learner(dls, self.nets[model](dls.c), **self.learner)
+        about = dict(self.about, model=model, recipe=self.recipe, data=data_card(dls), size=self.size, seed=seed,
+                     precision=learn.precision, command=command)
+        if resume and (record:=_finished(file, dict(about, epochs=self.epochs, lr=self.lr))): return record
+        print(f"{model}: {self.epochs} epochs on {about['data']['name']}, batches of {dls.bs} at {self.size} px, "
+              f"about {fit_seconds(learn, self.epochs)/60:.1f} minutes on this device")
+        return measured_fit(learn, self.epochs, self.lr, file, resume, self.fit, **about)
+
+def _finished(file:Path, about:dict):
+    "The record in `file`, if it is of a whole run of just this kind"
+    rec = json.loads(file.read_text(encoding='utf-8')) if file.exists() else {}
+    return rec if rec.get('complete') and all(rec.get(k)==v for k,v in about.items()) else None

@@ -1,11 +1,11 @@
 "Folders and files that cannot be trained on are told in one line; odd images that can be are read right"
-import errno, subprocess, sys
+import errno, gzip, shutil, subprocess, sys
 import numpy as np, pytest
 from urllib.error import URLError
 from fastai.vision.all import *
 from PIL import Image
 from resnet_course import data
-from resnet_course.data import Photo, broken_images, course_path, fingerprint, get_data, make_sample
+from resnet_course.data import Photo, broken_images, course_path, fingerprint, get_data, load_arrays, make_sample
 from conftest import one_line, photo, photo_set, tiny_learner
 
 def get(path, bs=4): return get_data(path, presize=32, resize=32, bs=bs)
@@ -204,3 +204,92 @@ def test_an_error_without_a_text(tmp_path, monkeypatch):
     monkeypatch.setattr('PIL.Image.open', fails)
     with pytest.raises(Exception) as e: Photo.create(tmp_path/'a.jpg')
     assert one_line(e, 'a.jpg', '(OSError)')
+
+# --- small pictures, in memory ----------------------------------------------------------------------------------
+def mnist_files(folder, n=3):
+    "A folder with the four files of the MNIST format, in a folder of its own as torchvision leaves them"
+    rng,raw = np.random.default_rng(0),folder/'FashionMNIST'/'raw'
+    raw.mkdir(parents=True)
+    made = {f'{s}-{what}-ubyte.gz': rng.integers(0, 10, shape, dtype=np.uint8) for s in ('train','t10k')
+            for what,shape in (('images-idx3',(n,4,5)), ('labels-idx1',(n,)))}
+    for name,a in made.items():
+        head = bytes([0,0,8,a.ndim]) + b''.join(o.to_bytes(4,'big') for o in a.shape)
+        with gzip.open(raw/name, 'wb') as f: f.write(head+a.tobytes())
+    return raw,list(made.values())
+
+def test_the_mnist_format(tmp_path):
+    _,made = mnist_files(tmp_path)
+    *arrays,classes = load_arrays(tmp_path)
+    assert [a.shape for a in arrays]==[(3,1,4,5),(3,),(3,1,4,5),(3,)] and len(classes)==10
+    for a,b in zip(arrays, made): assert (a.numpy().reshape(b.shape)==b).all()
+
+@pytest.mark.parametrize('spoil', [lambda b: b[:len(b)//2], lambda b: b'', lambda b: b'text', lambda b: gzip.compress(b'')])
+@pytest.mark.parametrize('which', range(4))
+def test_a_broken_mnist_file(tmp_path, spoil, which):
+    file = mnist_files(tmp_path)[0].ls().sorted()[which]
+    file.write_bytes(spoil(file.read_bytes()))
+    with pytest.raises(Exception) as e: load_arrays(tmp_path)
+    assert one_line(e, file, 'fetch it again')
+
+def test_a_missing_mnist_file(tmp_path):
+    file = mnist_files(tmp_path)[0]/'t10k-labels-idx1-ubyte.gz'
+    file.unlink()
+    with pytest.raises(Exception) as e: load_arrays(tmp_path)
+    assert one_line(e, file, 'fetch it again')
+
+@pytest.mark.parametrize('kind', ['folder','zip','nested zip'])
+def test_a_folder_and_a_zip_hold_the_same(drawn, tmp_path, kind):
+    path = drawn
+    if kind!='folder':
+        top = drawn.parent if 'nested' in kind else drawn
+        path = Path(shutil.make_archive(tmp_path/'set', 'zip', top, drawn.name if 'nested' in kind else None))
+    x_train,y_train,x_val,y_val,classes = load_arrays(path)
+    for x,y,split in ((x_train,y_train,'train'), (x_val,y_val,'val')):
+        files = get_image_files(drawn/split).sorted()
+        assert classes==sorted({f.parent.name for f in files})
+        assert [classes[i] for i in y]==[f.parent.name for f in files]
+        assert all((a.numpy()==np.asarray(Photo.create(f)).transpose(2,0,1)).all() for a,f in zip(x, files))
+
+@pytest.mark.parametrize('spoil, words', [
+    (lambda p: shutil.rmtree(p/'val'), ['no images in train/<class>/ and test/<class>/']),
+    (lambda p: shutil.rmtree(p/'train'), ['no images in train/<class>/']),
+    (lambda p: shutil.rmtree(p/'train'/'dog'), ['class dog', 'no folder in train']),
+    (lambda p: photo(p/'train'/'dog'/'9.jpg', size=(41,40)), ['9.jpg', 'one size']),
+    (lambda p: (p/'val'/'cat'/'0.jpg').write_text('x'), ['0.jpg', 'no readable image'])])
+@pytest.mark.parametrize('zipped', [False,True])
+def test_a_set_that_cannot_be_loaded_whole(tmp_path, spoil, words, zipped):
+    path = photo_set(tmp_path/'set')
+    spoil(path)
+    if zipped: path = Path(shutil.make_archive(tmp_path/'set', 'zip', path))
+    with pytest.raises(Exception) as e: load_arrays(path)
+    assert one_line(e, path, *words)
+
+def test_a_broken_zip(tmp_path):
+    (tmp_path/'a.zip').write_text('x')
+    with pytest.raises(Exception) as e: load_arrays(tmp_path/'a.zip')
+    assert one_line(e, tmp_path/'a.zip', 'no whole zip')
+
+@pytest.mark.parametrize('name', ['cifar10','fashion','signs'])
+def test_where_the_small_sets_are(tmp_path, monkeypatch, name):
+    var = f'RESNET_COURSE_{name.upper()}'
+    monkeypatch.setenv(var, str(tmp_path))
+    assert course_path(name)==tmp_path
+    monkeypatch.setenv(var, str(tmp_path/'gone'))
+    with pytest.raises(Exception) as e: course_path(name)
+    assert one_line(e, tmp_path/'gone', var)
+    monkeypatch.delenv(var)
+    def fail(*args, **kwargs): raise URLError('no route to host')
+    monkeypatch.setattr(data, 'untar_data', fail)
+    monkeypatch.setattr(data, 'FashionMNIST', fail)
+    monkeypatch.setattr(data, '_debian_fashion', tmp_path/'none')
+    with pytest.raises(Exception) as e: course_path(name)
+    assert one_line(e, var) and ('no route to host' in str(e.value) or name=='signs')
+
+def test_the_fingerprint_of_a_file_and_of_folders_without_splits(tmp_path):
+    path = photo_set(tmp_path/'set')
+    zipped = Path(shutil.make_archive(tmp_path/'a', 'zip', path))
+    before = fingerprint(zipped), fingerprint(path/'train')
+    (path/'train'/'cat'/'0.jpg').write_bytes(b'other')
+    shutil.make_archive(tmp_path/'a', 'zip', path)
+    after = fingerprint(zipped), fingerprint(path/'train')
+    assert before[0]!=after[0] and before[1]!=after[1] and len({*before, *after})==4

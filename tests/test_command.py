@@ -44,6 +44,17 @@ def test_ladder(tiny, command):
     again = record(out, 'fcn')['history']
     assert [{**o,'seconds':0} for o in again]==[{**o,'seconds':0} for o in history]   # the same seed, the same numbers
 
+def test_precision(tiny, command):
+    args = ['ladder','--data',tiny,'--models','fcn','--epochs',1,'--out','out','--precision']
+    for precision in ('fp32','bf16'): # which differ in the numbers, so that a run of one is none of the other
+        assert command(*args, precision)[0]==0
+        rec = record(Path('out'), 'fcn')
+        assert rec['precision']==precision and f'--precision {precision}' in rec['command']
+    status,_,err = command(*args, 'fp32', '--resume')
+    assert status==1 and 'precision' in err and err.count('\n')==1
+    status,_,err = command(*args, 'fp8')
+    assert status==1 and "'fp8'" in err and err.count('\n')==1
+
 def test_the_usual_place(tiny, command):
     assert command('ladder', '--data', tiny, '--models', 'fcn', '--epochs', 1, '--seed', 3)[0]==0
     assert record(Path('runs')/'ladder-sample', 'fcn', 3)['seed']==3
@@ -101,6 +112,27 @@ def test_resume_of_other_data(tiny, command):
     other = make_sample(Path('other'), n_train=48, n_val=24, size=32, seed=1)
     status,_,err = command(*args, '--data', other, '--resume')
     assert status==1 and err.startswith('error: ') and 'data' in err and err.count('\n')==1
+
+def test_experiment(tiny, command, monkeypatch):
+    monkeypatch.setenv('RESNET_COURSE_CIFAR10', str(tiny))
+    args = ['experiment','degradation','--models','residual20,plain20','--epochs',1,'--seed',3]
+    status,text,_ = command(*args)
+    out = Path('runs')/'degradation'
+    assert status==0 and {o.name for o in out.glob('*.*')}>={'plain20-sgd-s3.json','residual20-sgd-s3.json','curves.png'}
+    rec = json.loads((out/'plain20-sgd-s3.json').read_text())
+    assert rec['complete'] and rec['params']==269_722 and rec['lr']==.1 and rec['size']==32
+    assert rec['command']=='resnet_course experiment degradation --epochs 1 --seed 3 --models plain20'
+    assert set(rec['history'][0])>={'train_loss','train_accuracy','valid_loss','accuracy'}
+    before = (out/'plain20-sgd-s3.json').stat().st_mtime_ns
+    assert command(*args, '--resume')[0]==0 and (out/'plain20-sgd-s3.json').stat().st_mtime_ns==before
+
+@pytest.mark.parametrize('args, words', [
+    (['degredation'], ["no experiment 'degredation'", 'degradation']),
+    (['degradation','--models','plain21'], ["no model 'plain21'", 'plain20']),
+    (['degradation','--epochs',0], ['give 1 or more'])])
+def test_errors_of_experiment(args, words, command):
+    status,out,err = command('experiment', *args)
+    assert status==1 and err.startswith('error: ') and err.count('\n')==1 and all(w in err for w in words)
 
 # --- doctor -----------------------------------------------------------------------------------------------------
 def test_doctor(command):

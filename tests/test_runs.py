@@ -16,8 +16,8 @@ class CtrlC(Callback):
         if event_name==self.event and self.epoch==self.at and self.batch in (None, self.train_iter):
             for _ in range(self.times): os.kill(os.getpid(), signal.SIGINT)
 
-def run(path, *cbs, resume=False, epochs=epochs, seed=42, **about):
-    learn = tiny_learner(path, seed=seed, cbs=cbs)
+def run(path, *cbs, resume=False, epochs=epochs, seed=42, precision='fp32', **about):
+    learn = tiny_learner(path, precision, seed, cbs=cbs)
     rec = measured_fit(learn, epochs, 1e-2, file, resume,
         **dict(model='fcn', recipe='small', size=32, seed=seed, command='pytest')|about)
     return learn,rec
@@ -47,11 +47,20 @@ def test_the_record(whole, drawn):
     assert rec['data']==dict(name='sample', n_train=64, n_val=24, fingerprint=fingerprint(drawn))
     expected = dict(name='fcn-small-s42', model='fcn', size=32, epochs=3, seed=42, precision='fp32', complete=True)
     assert rec|expected==rec
-    assert [set(o) for o in rec['history']]==[{'epoch','train_loss','valid_loss','accuracy','seconds'}]*3
+    assert [set(o) for o in rec['history']]==[{'epoch','train_loss','train_accuracy','valid_loss','accuracy','seconds'}]*3
     assert [o['epoch'] for o in rec['history']]==[0,1,2]
     assert rec['accuracy']==rec['history'][-1]['accuracy'] and 0<=rec['accuracy']<=1
     assert set(rec['hardware'])>={'device','name','cores','threads'}
     assert set(rec['versions'])>={'python','torch','fastai','resnet_course'}
+
+def test_the_training_accuracy(drawn):
+    "That of the batches as they were trained on"
+    class Hits(Callback):
+        hits = []
+        def after_pred(self):
+            if self.training: self.hits += (self.pred.argmax(1)==self.y).tolist()
+    _,rec = run(drawn, hits:=Hits(), epochs=2)
+    assert [o['train_accuracy'] for o in rec['history']]==[np.mean(hits.hits[:64]), np.mean(hits.hits[64:])]
 
 @pytest.mark.parametrize('stop, place', [ # `place`: the epoch to go on with, and how many of its batches are trained
     (CtrlC('before_batch',0,0), (0,1)), (CtrlC('before_batch',1,6), (1,3)), (CtrlC('after_step',1,5), (1,2)),
@@ -115,7 +124,8 @@ def test_a_truncated_checkpoint(size, drawn):
     with pytest.raises(Exception) as e: run(drawn, resume=True)
     assert one_line(e, ckpt, 'delete it', '--resume')
 
-@pytest.mark.parametrize('change', [dict(epochs=4), dict(seed=7), dict(model='resblock'), dict(settings=dict(bs=8))])
+@pytest.mark.parametrize('change', [dict(epochs=4), dict(seed=7), dict(model='resblock'), dict(settings=dict(bs=8)),
+    dict(precision='bf16')])
 def test_the_checkpoint_of_another_run(change, drawn):
     with pytest.raises(KeyboardInterrupt): run(drawn, CtrlC('before_batch',0,1))
     with pytest.raises(Exception) as e: run(drawn, resume=True, **change)
