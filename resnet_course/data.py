@@ -193,7 +193,7 @@ def make_sample(
                           "make room or the folder writable, or keep data elsewhere with FASTAI_HOME") from None
     return dest
 
-# %% ../nbs/00_data.ipynb #9b0c9d2b
+# %% ../nbs/00_data.ipynb #14468a13
 _sample = 'resnet-course-sample-1'   # the number grows when the drawing changes
 
 def _testing() -> bool:
@@ -218,7 +218,7 @@ def course_path(
     env = os.environ.get('RESNET_COURSE_DATA')
     name = str(name or env or 'imagenette')
     if name in _small_sets: return _small_set(name)
-    if name=='sample' or _testing() and name=='imagenette': return _drawn(48)
+    if name=='sample' or _testing() and name=='imagenette': return _drawn(dict(n_train=80, n_val=40, size=48))
     if name=='imagenette' and env and env!='sample': name = env
     if name=='imagenette':
         return imagenette_on_disk(presize) or _download(_urls(presize)[0], untar_data,
@@ -235,16 +235,16 @@ def _download(what, get, way_out):
     except (Exception, SystemExit) as e:
         raise CourseError(f"{what} could not be downloaded ({type(e).__name__}: {_first_line(e)}): {way_out}") from None
 
-def _drawn(tiny_size, **kwargs):
-    "The sample, in fastai's folder; under test a tiny one"
-    if _testing(): kwargs = dict(n_train=80, n_val=40, size=tiny_size)
+def _drawn(tiny, **kwargs):
+    "The sample, in fastai's folder; under test the tiny one"
+    if _testing(): kwargs = tiny
     return make_sample(fastai_path('data')/'-'.join([_sample, *map(str, kwargs.values())]), **kwargs)
 
 def _small_set(name):
     "The folder or zip that the set's variable names, else drawn pictures if asked for, else a copy here or a download"
     var = _small_sets[name]
     if _testing() or os.environ.get('RESNET_COURSE_DATA')=='sample' and not os.environ.get(var):
-        path = _drawn(32, n_train=1000, n_val=1000, size=32)
+        path = _drawn(dict(n_train=120, n_val=40, size=32), n_train=1000, n_val=1000, size=32)
         return path/'train' if name=='signs' else path
     if given:=os.environ.get(var):
         path = Path(given).expanduser()

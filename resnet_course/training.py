@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['choose_precision', 'CPUMixedPrecision', 'get_learner', 'top_k_accuracy', 'layer_costs', 'write_whole', 'save_json',
            'hardware', 'versions', 'commit', 'RunRecord', 'Checkpoint', 'measured_fit', 'results', 'summary',
-           'plot_history', 'markdown_table', 'fit_seconds', 'fit_or_show', 'Experiment']
+           'plot_history', 'markdown_table', 'difference', 'fit_seconds', 'fit_or_show', 'Experiment']
 
-# %% ../nbs/01_training.ipynb #073b4821
+# %% ../nbs/01_training.ipynb #ed09b19f
 import json, os, platform, random, signal, subprocess, threading, time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +17,7 @@ from importlib.metadata import version
 import numpy as np, pandas as pd, torch
 from torch import nn
 from fastai.vision.all import *
+from fastprogress.fastprogress import format_time
 import resnet_course
 from .data import CourseError, course_path, data_card
 
@@ -313,7 +314,7 @@ def measured_fit(
         fit(learn, epochs, lr, cbs=[record, ckpt])
     return json.loads(file.read_text(encoding='utf-8'))
 
-# %% ../nbs/01_training.ipynb #16407215
+# %% ../nbs/01_training.ipynb #9fcf4c61
 def results(
     folder:Path # of JSON records as `measured_fit` writes them
 ) -> pd.DataFrame:
@@ -321,8 +322,9 @@ def results(
     hardware, seconds_epoch (the median) and record (the file's whole content)"""
     recs = [json.loads(f.read_text(encoding='utf-8')) for f in sorted(Path(folder).glob('*.json'))]
     keys = ('model','recipe','size','epochs','seed','params','macs','accuracy','precision')
-    return pd.DataFrame([dict({k:r[k] for k in keys}, data=r['data']['name'], hardware=r['hardware']['name'],
-        seconds_epoch=np.median([o['seconds'] for o in r['history']]), record=r) for r in recs if r['complete']])
+    rows = [dict({k:r[k] for k in keys}, data=r['data']['name'], hardware=r['hardware']['name'],
+                 seconds_epoch=np.median([o['seconds'] for o in r['history']]), record=r) for r in recs if r['complete']]
+    return pd.DataFrame(rows, columns=[*keys,'data','hardware','seconds_epoch','record'])
 
 def summary(
     runs:pd.DataFrame # from `results`
@@ -354,6 +356,22 @@ def markdown_table(df:pd.DataFrame) -> str:
     rows = [[df.index.name or '', *df.columns], ['---']*(len(df.columns)+1),
             *([i,*r] for i,r in zip(df.index, df.to_numpy()))]
     return '\n'.join('| '+' | '.join(map(str,r))+' |' for r in rows)
+
+# %% ../nbs/01_training.ipynb #82b11e51
+def difference(
+    runs:pd.DataFrame, # from `results`
+    a:str, # a model's name
+    b:str, # another's
+    by:str='model', # the column that holds such names
+) -> str:
+    "One sentence on how much better `b` did than `a`, and whether the seeds can explain it"
+    x,y = (runs.accuracy[runs[by]==o]*100 for o in (a,b))
+    diff = y.mean()-x.mean()
+    text = f"`{b}` is {abs(diff):.1f} points {'above' if diff>0 else 'below'} `{a}`"
+    if min(len(x),len(y))<2: return text + ", but one of them has one seed only: that decides nothing."
+    error = (x.var()/len(x) + y.var()/len(y))**.5
+    clear = abs(diff) > 2*error
+    return text + f", standard error {error:.1f}: {'more than' if clear else 'no more than'} the seeds can explain."
 
 # %% ../nbs/01_training.ipynb #174dc5bc
 class _FirstSteps(Callback):
@@ -392,7 +410,7 @@ def fit_or_show(
           ("Here is the recorded run:" if len(runs) else "There is no recorded run yet."))
     if len(runs): display_df(pd.DataFrame(runs.record.iloc[0]['history']))
 
-# %% ../nbs/01_training.ipynb #04fe22aa
+# %% ../nbs/01_training.ipynb #32c354ff
 @dataclass
 class Experiment:
     "Nets that are trained alike, each run recorded; the `resnet_course` command runs one by its name"
@@ -425,7 +443,7 @@ class Experiment:
                      precision=learn.precision, command=command)
         if resume and (record:=_finished(file, dict(about, epochs=self.epochs, lr=self.lr))): return record
         print(f"{model}: {self.epochs} epochs on {about['data']['name']}, batches of {dls.bs} at {self.size} px, "
-              f"about {fit_seconds(learn, self.epochs)/60:.1f} minutes on this device")
+              f"about {format_time(fit_seconds(learn, self.epochs))} on this device")
         return measured_fit(learn, self.epochs, self.lr, file, resume, self.fit, **about)
 
 def _finished(file:Path, about:dict):
