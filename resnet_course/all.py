@@ -5,13 +5,16 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/22_all.ipynb #a773fde7
-from . import data, training, fcn, resblock, resnet, bottleneck
+# %% ../nbs/22_all.ipynb #112bb337
+from . import data, training, fcn, resblock, resnet, bottleneck, degradation, classics
 from .data import *
 from .training import *
 from .fcn import *
 from .resblock import *
 from .resnet import *
 from .bottleneck import *
+from .degradation import *
+from .classics import *
 
-__all__ = [name for module in (data, training, fcn, resblock, resnet, bottleneck) for name in module.__all__]
+__all__ = [name for module in (data, training, fcn, resblock, resnet, bottleneck, degradation, classics)
+           for name in module.__all__]

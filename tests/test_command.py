@@ -1,5 +1,5 @@
 "The command: what it leaves, what it says, and its exit status"
-import signal, subprocess, sys
+import shutil, signal, subprocess, sys
 import pytest
 from fastai.vision.all import *
 from PIL import Image
@@ -52,6 +52,8 @@ def test_precision(tiny, command):
         assert rec['precision']==precision and f'--precision {precision}' in rec['command']
     status,_,err = command(*args, 'fp32', '--resume')
     assert status==1 and 'precision' in err and err.count('\n')==1
+    shutil.rmtree('runs')   # without its checkpoint, too, the finished run is another
+    assert command(*args, 'fp32', '--resume')[0]==0 and record(Path('out'), 'fcn')['precision']=='fp32'
     status,_,err = command(*args, 'fp8')
     assert status==1 and "'fp8'" in err and err.count('\n')==1
 
