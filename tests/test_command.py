@@ -34,8 +34,9 @@ def test_ladder(tiny, command):
     assert rows==['model','fcn','resblock'] and '\nmodel ' in text
     with Image.open(out/'curves.png') as im: im.verify()
 
-    # --resume keeps what is finished, without it all is trained anew; another length is another run
+    # --resume keeps what is finished, also without its checkpoint; without --resume all is trained anew
     before = (out/'fcn-small-s42.json').stat().st_mtime_ns
+    shutil.rmtree('runs')
     assert command('ladder', '--data', tiny, '--models', 'fcn', '--epochs', 1, '--out', out, '--resume')[0]==0
     assert (out/'fcn-small-s42.json').stat().st_mtime_ns==before
     history = record(out, 'fcn')['history']
@@ -52,8 +53,10 @@ def test_precision(tiny, command):
         assert rec['precision']==precision and f'--precision {precision}' in rec['command']
     status,_,err = command(*args, 'fp32', '--resume')
     assert status==1 and 'precision' in err and err.count('\n')==1
-    shutil.rmtree('runs')   # without its checkpoint, too, the finished run is another
-    assert command(*args, 'fp32', '--resume')[0]==0 and record(Path('out'), 'fcn')['precision']=='fp32'
+    file = Path('out')/'fcn-small-s42.json'   # as if made where another precision is the usual one
+    file.write_text(file.read_text().replace('"precision": "bf16"', '"precision": "fp16"'))
+    shutil.rmtree('runs')
+    assert command(*args, 'bf16', '--resume')[0]==0 and record(Path('out'), 'fcn')['precision']=='bf16'
     status,_,err = command(*args, 'fp8')
     assert status==1 and "'fp8'" in err and err.count('\n')==1
 
