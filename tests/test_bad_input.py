@@ -5,7 +5,7 @@ from urllib.error import URLError
 from fastai.vision.all import *
 from PIL import Image
 from resnet_course import data
-from resnet_course.data import Photo, broken_images, course_path, fingerprint, get_data, load_arrays, make_sample
+from resnet_course.data import Photo, broken_images, course_path, data_name, fingerprint, get_data, load_arrays, make_sample
 from conftest import one_line, photo, photo_set, tiny_learner
 
 def get(path, bs=4): return get_data(path, presize=32, resize=32, bs=bs)
@@ -288,6 +288,7 @@ def test_where_the_small_sets_are(tmp_path, monkeypatch, name):
 def test_the_fingerprint_of_a_file_and_of_folders_without_splits(tmp_path):
     path = photo_set(tmp_path/'set')
     zipped = Path(shutil.make_archive(tmp_path/'a', 'zip', path))
+    assert data_name(zipped)=='a' and data_name(path)=='set'
     before = fingerprint(zipped), fingerprint(path/'train')
     (path/'train'/'cat'/'0.jpg').write_bytes(b'other')
     shutil.make_archive(tmp_path/'a', 'zip', path)
