@@ -287,7 +287,7 @@ def keras_resnet50(
         stage4=stage(4, 512, 256, 'abcdef'), stage5=stage(5, 1024, 512, 'abc'),
         avg_pool=nn.AvgPool2d(2, ceil_mode=True), flatten=nn.Flatten(), **{f'fc{n_out}':fc}))
 
-# %% ../nbs/07_classics.ipynb #8073c3af
+# %% ../nbs/07_classics.ipynb #7e2093d7
 def signs_dls(
     path:Path, # from `course_path('signs')`: a folder a sign, of which the first six are taken
     size:int=64, # side in pixels
@@ -302,8 +302,16 @@ def signs_dls(
     return DataBlock((ImageBlock(Photo),CategoryBlock), get_items=lambda _: files, splitter=split, get_y=parent_label,
         item_tfms=Resize(size)).dataloaders(path, path=path, bs=bs, num_workers=0)
 
-signs_experiment = Experiment('signs', 'adam', dict(keras_resnet50=keras_resnet50), signs_dls, size=64, epochs=20, lr=1e-3,
-    data='signs', learner=dict(opt_func=partial(Adam, sqr_mom=.999, eps=1e-7, wd=0)), fit=Learner.fit)   # Keras' Adam
+def _quick_bn(n_out):
+    "Keras' net with PyTorch's momentum: running statistics that keep 90% at a step"
+    net = keras_resnet50(n_out)
+    for m in net.modules():
+        if isinstance(m, nn.BatchNorm2d): m.momentum = .1
+    return net
+
+_keras_adam = partial(Adam, sqr_mom=.999, eps=1e-7, wd=0)
+signs_experiment = Experiment('signs', 'adam', dict(keras_resnet50=keras_resnet50, keras_quick_bn=_quick_bn), signs_dls,
+    size=64, epochs=20, lr=1e-3, data='signs', learner=dict(opt_func=_keras_adam), fit=Learner.fit)
 
 # %% ../nbs/07_classics.ipynb #3682c90e
 def bare_conv(
