@@ -17,6 +17,7 @@ test: $(READY)  ## everything that CI runs
 	@# several processes: one thread each, or they stall each other
 	$(OFFLINE) env OMP_NUM_THREADS=1 $(BIN)/nbdev_test
 	$(OFFLINE) $(BIN)/nbdev_test --path index.ipynb
+	$(OFFLINE) $(BIN)/python .ci/exercises
 	$(OFFLINE) $(BIN)/python -m pytest -q tests
 
 lab: $(READY)  ## open the lessons in JupyterLab

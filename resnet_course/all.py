@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/22_all.ipynb #112bb337
-from . import data, training, fcn, resblock, resnet, bottleneck, degradation, classics
+# %% ../nbs/22_all.ipynb #367e7e31
+from importlib import import_module
 from .data import *
 from .training import *
 from .fcn import *
@@ -15,6 +15,10 @@ from .resnet import *
 from .bottleneck import *
 from .degradation import *
 from .classics import *
+from .speed import *
+from .recipe import *
+from .interpret import *
 
-__all__ = [name for module in (data, training, fcn, resblock, resnet, bottleneck, degradation, classics)
-           for name in module.__all__]
+__all__ = [name for module in ('data', 'training', 'fcn', 'resblock', 'resnet', 'bottleneck', 'degradation', 'classics',
+                               'speed', 'recipe', 'interpret')
+           for name in import_module(f'resnet_course.{module}').__all__]

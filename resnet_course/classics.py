@@ -287,7 +287,7 @@ def keras_resnet50(
         stage4=stage(4, 512, 256, 'abcdef'), stage5=stage(5, 1024, 512, 'abc'),
         avg_pool=nn.AvgPool2d(2, ceil_mode=True), flatten=nn.Flatten(), **{f'fc{n_out}':fc}))
 
-# %% ../nbs/07_classics.ipynb #7e2093d7
+# %% ../nbs/07_classics.ipynb #6315fcdb
 def signs_dls(
     path:Path, # from `course_path('signs')`: a folder a sign, of which the first six are taken
     size:int=64, # side in pixels
@@ -309,7 +309,7 @@ def _quick_bn(n_out):
         if isinstance(m, nn.BatchNorm2d): m.momentum = .1
     return net
 
-_keras_adam = partial(Adam, sqr_mom=.999, eps=1e-7, wd=0)
+_keras_adam = partial(Adam, sqr_mom=.999, eps=1e-7, wd=0)   # with Keras' defaults
 signs_experiment = Experiment('signs', 'adam', dict(keras_resnet50=keras_resnet50, keras_quick_bn=_quick_bn), signs_dls,
     size=64, epochs=20, lr=1e-3, data='signs', learner=dict(opt_func=_keras_adam), fit=Learner.fit)
 

@@ -68,7 +68,7 @@ def get_learner(
     raise CourseError(f"precision '{precision}' is not to be had on {device.type}: use 'fp32'"
                       + " or 'bf16'"*(device.type=='cpu'))
 
-# %% ../nbs/01_training.ipynb #8e65f962
+# %% ../nbs/01_training.ipynb #a39d23a2
 def top_k_accuracy(
     inp:Tensor, # (bs, c) scores
     targ:Tensor, # (bs,) class numbers
@@ -76,7 +76,7 @@ def top_k_accuracy(
 ) -> Tensor: # scalar between 0 and 1
     "Share of rows where fewer than `k` classes score strictly higher than the right one"
     right = inp.gather(1, targ[:,None])
-    return ((inp>right).sum(1) < k).float().mean()
+    return ((~(inp<=right)).sum(1) < k).float().mean()   # not `inp>right`: scores that are no numbers are no hit
 
 # %% ../nbs/01_training.ipynb #26b92bcb
 def layer_costs(
@@ -182,7 +182,7 @@ def _set_random_states(dls:DataLoaders, s:dict):
     for dl,o in zip(dls.loaders, s['loaders']): dl.rng.setstate(o)
     if 'cuda' in s and torch.cuda.is_available(): torch.cuda.set_rng_state_all(s['cuda'])
 
-# %% ../nbs/01_training.ipynb #fff2e3df
+# %% ../nbs/01_training.ipynb #24f70b2b
 def _plain(o):
     "`o` as dicts, lists, tuples, numbers and plain tensors: all that `torch.load(weights_only=True)` takes"
     if isinstance(o, dict): return {k:_plain(v) for k,v in o.items()}
@@ -246,7 +246,7 @@ class Checkpoint(Callback):
     def _restore(self) -> dict:
         s,self.state = self.state,None
         self.model.load_state_dict(s['model'])
-        self.opt.load_state_dict(s['opt'])
+        self.opt.load_state_dict(to_device(s['opt'], self.dls.device))   # fastai leaves it where it was saved
         for k in self._keep: setattr(self.recorder, k, s['recorder'][k])
         self.recorder.smooth_loss.count,self.recorder.smooth_loss.val = s['recorder']['smooth']
         if self.run_record: self.run_record.history = s['history']

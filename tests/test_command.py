@@ -3,7 +3,7 @@ import shutil, signal, subprocess, sys
 import pytest
 from fastai.vision.all import *
 from PIL import Image
-from resnet_course import cli
+from resnet_course import cli, recipe as recipes
 from resnet_course.data import make_sample
 from conftest import photo_set
 
@@ -138,6 +138,83 @@ def test_experiment(tiny, command, monkeypatch):
 def test_errors_of_experiment(args, words, command):
     status,out,err = command('experiment', *args)
     assert status==1 and err.startswith('error: ') and err.count('\n')==1 and all(w in err for w in words)
+
+# --- train and reproduce ----------------------------------------------------------------------------------------
+def test_train(tiny, command):
+    args = ['train','--recipe','tiny','--model','fcn','--data',tiny,'--epochs',1,'--size',40,'--seed',3,'--out','out']
+    status,text,_ = command(*args)
+    assert status==0 and {o.name for o in Path('out').ls()}=={'fcn-tiny-s3.json','fcn-tiny-s3.safetensors','curves.png'}
+    rec = json.loads(Path('out/fcn-tiny-s3.json').read_text())
+    assert rec['complete'] and (rec['size'],rec['epochs'],rec['settings']['presize'])==(40,1,50)
+    assert f"{rec['accuracy']:.1%}" in text
+    before = Path('out/fcn-tiny-s3.json').stat().st_mtime_ns
+    assert command(*args, '--resume')[0]==0 and Path('out/fcn-tiny-s3.json').stat().st_mtime_ns==before
+    assert command('train', '--recipe', 'tiny', '--data', tiny, '--epochs', 1, '--precision', 'fp32')[0]==0
+    assert json.loads(Path('runs/train-sample/resblock-tiny-s42.json').read_text())['precision']=='fp32'
+
+@pytest.mark.parametrize('args, words', [
+    (['--recipe','imagenette-6ep'], ["no recipe 'imagenette-6ep'", 'imagenette-5ep']),
+    (['--model','resnet19'], ["no model 'resnet19'", 'resnet18']), (['--epochs',0], ['give 1 or more']),
+    (['--data','nowhere'], ['nowhere','no such folder']), (['--data','.'], ['no images']),
+    (['--data','.','--size',8], ['size 8'])])
+def test_errors_of_train(args, words, command):
+    status,out,err = command('train', *args)
+    assert status==1 and err.startswith('error: ') and err.count('\n')==1 and all(w in err for w in words)
+    assert out=='' and not Path('runs').exists()
+
+@pytest.mark.parametrize('kind', ['ladder','train','experiment','recipe'])
+def test_reproduce(kind, tiny, command, monkeypatch):
+    "A record of each kind gives the same run again"
+    monkeypatch.setenv('RESNET_COURSE_CIFAR10', str(tiny))
+    args = dict(ladder=['--models','fcn','--data',tiny,'--precision','fp32','--out','out'],
+                train=['--recipe','tiny','--model','fcn','--data',tiny,'--precision','fp32','--out','out'],
+                experiment=['degradation','--models','plain20','--out','out'])
+    if kind=='recipe':   # one that has no name in the course
+        mine = recipes.Recipe('mine', model='fcn', size=32, presize=32, bs=16, opt='adam')
+        recipes.train(tiny, mine, epochs=1, seed=3, out='out', precision='fp32')
+    else: assert command(kind, *args[kind], '--epochs', 1, '--seed', 3)[0]==0
+    file, = Path('out').ls(file_exts='.json')
+    status,text,err = command('reproduce', file, *([] if kind=='experiment' else ['--data',tiny]))
+    assert (status,err)==(0,'')
+    a,b = (json.loads(f.read_text()) for f in (file, Path('runs/reproduce')/file.name))
+    for r in (a,b): r['history'][0].pop('seconds'); r.pop('seconds'); r.pop('command')
+    assert a==b and f"accuracy {a['accuracy']:.2%}, the record has {a['accuracy']:.2%}: the same" in text
+    for word in (a['model'], a['recipe'], 'seed 3', '1 epochs', a['precision']): assert word in text
+
+@pytest.fixture
+def a_record(tiny, command):
+    assert command('train', '--recipe', 'tiny', '--model', 'fcn', '--data', tiny, '--epochs', 1, '--out', 'out')[0]==0
+    file = Path('out/fcn-tiny-s42.json')
+    return file, json.loads(file.read_text())
+
+def test_reproduce_says_what_differs(tiny, command, a_record):
+    file,rec = a_record
+    rec['versions']['torch'],rec['accuracy'] = '1.0',rec['accuracy']-.1
+    Path('a.json').write_text(json.dumps(rec))
+    status,text,err = command('reproduce', 'a.json', '--data', tiny)
+    assert status==0 and err.startswith('warning: ') and 'torch 1.0 (here ' in err and err.count('\n')==1
+    assert 'fastai' not in err and '+10.00 points' in text
+
+def test_errors_of_reproduce(tiny, command, a_record):
+    file,rec = a_record
+    def error(*args):
+        status,out,err = command('reproduce', *args)
+        assert status==1 and out=='' and err.startswith('error: ') and err.count('\n')==1
+        assert not Path('runs/reproduce').exists()
+        return err
+    def changed(**kwargs):
+        Path('a.json').write_text(json.dumps(dict(rec, **kwargs)))
+        return error('a.json', '--data', tiny)
+    other = make_sample(Path('other'), n_train=48, n_val=24, size=32, seed=1)
+    assert all(w in error(file, '--data', other) for w in ('other', rec['data']['fingerprint'], '--data'))
+    assert 'nowhere.json is no record' in error('nowhere.json')
+    Path('b.json').write_text('{'); assert 'b.json is no record' in error('b.json')
+    Path('b.json').write_text('{"rows":[], "command":"resnet_course bench"}')
+    assert 'resnet_course bench' in error('b.json')
+    assert 'another folder' in error(file, '--data', tiny, '--out', 'out')
+    assert 'another version' in changed(settings=dict(rec['settings'], colour='red'))
+    assert "no model 'mine'" in changed(model='mine')
+    assert "no experiment 'degradatoin'" in changed(command='resnet_course experiment degradatoin')
 
 # --- doctor -----------------------------------------------------------------------------------------------------
 def test_doctor(command):

@@ -1,0 +1,185 @@
+"The bench runs whole in a tiny form, keeps what is finished, and judges by its own rows"
+import builtins, json
+import pytest, torch
+from fastai.vision.all import *
+from resnet_course import speed
+from resnet_course.fcn import get_fcn
+from resnet_course.speed import *
+from resnet_course.speed import _Pace
+from resnet_course.training import get_learner
+from conftest import one_line, tiny_learner
+
+@pytest.fixture(scope='module')
+def records(drawn, tmp_path_factory):
+    "Every part, with tiny sizes"
+    torch.set_num_threads(1)
+    out = tmp_path_factory.mktemp('bench')
+    return out,bench('abcdf', drawn, repeats=1, out=out, quick=True)
+
+def rows(records, part): return records[1][part]['rows']
+def test_files(records, drawn):
+    "In the benchmarks' format, one a part, the same as was returned"
+    out,recs = records
+    assert [o.stem for o in out.ls().sorted()]==['a-steps','b-epochs','c-loading','d-limits','f-growth']
+    assert bench_results(out)==recs
+    for rec in recs.values():
+        assert {'name','rows','hardware','versions','commit','data','repeats','command'}<=rec.keys()
+        assert rec['data']['name']=='sample' and rec['repeats']==1 and len(rec['data']['fingerprint'])==16
+        assert 'NaN' not in json.dumps(rec)
+        for r in rec['rows']:
+            assert {'what','median','unit','ratio','spread'}<=r.keys() and np.isfinite(r['median'])
+            if r['what']!='exponent': assert r['median']>0
+
+def test_steps(records):
+    pytest.importorskip('timm')
+    d = pd.DataFrame(rows(records, 'steps'))
+    whats = {net:set(o.what) for net,o in d.groupby('net')}
+    chapter = "chapter 14's fp32 step"
+    assert whats=={'resnet18':{'course',chapter,'timm resnet18d','fastai xresnet18'},
+                   'resnet50':{'course',chapter,'timm resnet50d','fastai xresnet50'},
+                   'resnet_b(18)':{'course','torchvision resnet18'}, 'resnet_b(50)':{'course','torchvision resnet50'}}
+    for _,o in d.groupby('net'):
+        base = o[o.what.isin([chapter,'torchvision resnet18','torchvision resnet50'])].iloc[0]
+        assert base.ratio==1 and np.allclose(o.ratio, o['median']/base['median'])
+
+def test_epochs_and_loading(records):
+    pytest.importorskip('timm')
+    names = {'chapter 14 as printed','fastai, tuned',"plain loop, timm's loader","course, chapter's transforms",
+             'course, crop and flip'}
+    d = pd.DataFrame(rows(records, 'epochs'))
+    e = d[d.unit=='s/epoch']
+    for net in ('fcn','resnet18'): assert set(e[e.net==net].what)==names
+    expected = 64/e.train_rate + 24/e.valid_rate   # 64 photos to train on, 24 to validate
+    assert np.allclose(e['median'], expected)
+    parts = d[d.what=='profile: course, crop and flip'].parts
+    assert len(parts)==2 and all({'waiting for data','forward','optimiser','validation'}<=o.keys() for o in parts)
+    loading = {r['what'] for r in rows(records, 'loading')}
+    assert loading==names|{'course, crop and flip, decoded anew'}
+
+def test_limits_and_growth(records):
+    d = pd.DataFrame(rows(records, 'limits')).set_index('what')
+    assert {'bf16','fp32','copy','fcn','resnet18','resnet50'}==set(d.index)
+    for net in ('fcn','resnet18','resnet50'):
+        assert any(math.isclose(d.share[net], d['median'][net]/d['median'][p]) for p in ('bf16','fp32'))
+    g = pd.DataFrame(rows(records, 'growth'))
+    assert (g[g.what=='exponent'].grows==['image size','depth','data']).all()
+    for what,o in g.groupby('grows'):
+        o = o[o.what!='exponent']
+        assert len(o)>1 and o.work.is_monotonic_increasing
+        slope = np.polyfit(np.log(o.work.astype(float)), np.log(o['median']), 1)[0]
+        assert math.isclose(slope, g[(g.grows==what) & (g.what=='exponent')]['median'].iloc[0], abs_tol=1e-6)
+
+def test_tables_and_targets(records):
+    for rec in records[1].values():
+        t = bench_table(rec)
+        assert len(t)==len(rec['rows']) and not t.astype(str).isin(['nan','None','<NA>']).any().any()
+    t = bench_targets(records[1])
+    assert list(t.part)==sorted(t.part) and set(t.part)==set('abcdf') and t.met.map(lambda o: o in (True,False)).all()
+
+def test_resume(records, monkeypatch, drawn):
+    out,recs = records
+    monkeypatch.setattr(speed, 'machine_peaks', lambda *_: 1/0)
+    assert bench('cd', drawn, repeats=1, out=out, quick=True, resume=True)=={k:recs[k] for k in ('loading','limits')}
+    with pytest.raises(ZeroDivisionError): bench('d', drawn, repeats=1, out=out, quick=True)
+    assert bench_results(out)==recs   # the old record is still whole
+
+def test_a_part_that_fails_keeps_the_finished_ones(drawn, monkeypatch):
+    monkeypatch.setattr(speed._Bench, 'memory', lambda self: iter([row('a', 1.)]))
+    monkeypatch.setattr(speed._Bench, 'growth', lambda self: iter([1/0]))
+    with pytest.raises(ZeroDivisionError): bench('ef', drawn, out='b', quick=True)
+    assert [o.name for o in Path('b').ls()]==['e-memory.json']
+
+def test_unknown_part():
+    with pytest.raises(Exception) as e: bench('abx', out='b')
+    assert one_line(e, "'x'", 'a, b, c, d, e, f') and not Path('b').exists()
+
+def without(monkeypatch, module):
+    real = builtins.__import__
+    def fake(name, *args, **kwargs):
+        if name.partition('.')[0]==module: raise ImportError(name)
+        return real(name, *args, **kwargs)
+    monkeypatch.setattr(builtins, '__import__', fake)
+
+def test_without_timm(drawn, monkeypatch, capsys):
+    without(monkeypatch, 'timm')
+    assert not [k for k in speed._Bench(drawn, 1, True).loaders() if 'timm' in k]
+    assert 'timm is not installed' in capsys.readouterr().out
+
+def test_memory():
+    pytest.importorskip('psutil')
+    wait = 'import time; time.sleep(.4)'
+    small,large = peak_memory(wait),peak_memory(f'x = bytearray(200_000_000); {wait}')
+    assert 190e6<large-small<230e6
+    parent = 'import subprocess, sys; subprocess.run([sys.executable, "-c", {!r}])'.format
+    child = peak_memory(parent(f'x = bytearray(200_000_000); {wait}'))
+    assert 190e6<child-small<260e6
+    with pytest.raises(Exception) as e: peak_memory('raise ValueError("this one")')
+    assert one_line(e, 'this one')
+
+def test_memory_part(drawn):
+    pytest.importorskip('psutil')
+    d = {r['what']:r['median'] for r in speed._Bench(drawn, 1, True).memory()}
+    assert list(d)==['chapter 14 as printed','course','cache of photos']
+    assert .2<d['chapter 14 as printed']<5 and .2<d['course']<5 and 0<d['cache of photos']<.01
+
+def test_memory_without_psutil(monkeypatch, capsys):
+    without(monkeypatch, 'psutil')
+    assert peak_memory('') is None and 'psutil' in capsys.readouterr().out
+
+def test_pace(monkeypatch, drawn):
+    "The first batch does not count; a phase ends when its time is over"
+    now = [0.]
+    monkeypatch.setattr(speed.time, 'perf_counter', lambda: now[0])
+    def run(limit, seconds):
+        pace = _Pace(limit)
+        pace.begin()
+        for s in seconds:
+            now[0] += s
+            if pace.enough(10): break
+        pace.end()
+        return len(pace.counts),pace.seconds[0]
+    assert run(5, [100,2,2,2,2,2])==(4, .2) and run(99, [100,2,4])==(3, .3) and run(0, [7])==(1, .7)
+    monkeypatch.undo()
+    learn,pace = tiny_learner(drawn),_Pace(0.)
+    learn.fit(1, cbs=pace)
+    assert len(pace.seconds)==2 and learn.opt.state_dict()['state'][0]['step']==2
+
+class Wait(nn.Module):
+    def __init__(self, seconds): super().__init__(); self.seconds,self.lin = seconds,nn.Linear(3,10)
+    def forward(self, x): time.sleep(self.seconds*self.training); return self.lin(x.mean((2,3)))
+
+def test_an_epochs_seconds(drawn):
+    "A net that waits 0.1 s a batch of 16: 6.25 ms an image, whoever trains it"
+    b = speed._Bench(drawn, 1, True)
+    for what,dls in b.loaders().items():
+        train,valid = b.epoch(what, dls, Wait(.1))
+        assert .1<train*16<.4 and 0<valid, what
+
+def targets_of(**recs): return bench_targets({k:dict(rows=v) for k,v in recs.items()})
+def row(what, median, ratio=None, **about):
+    return dict(what=what, median=median, unit='', spread=.1, ratio=ratio, **about)
+def met(t): return t.met.tolist()
+
+def test_targets():
+    step = lambda course: [row("chapter 14's fp32 step", 10, 1, net='resnet18', size=128),
+        row('timm resnet18d', 40, 4, net='resnet18', size=128),
+        row('course', course, course/10, net='resnet18', size=128)]
+    assert met(targets_of(steps=step(41)))==[True,True] and met(targets_of(steps=step(39)))==[False,True]
+    assert met(targets_of(steps=step(29)))==[False,False]
+    limits = lambda share: [row('bf16', 1.), dict(row('resnet18', share), share=share)]
+    assert met(targets_of(limits=limits(.66)))==[True] and met(targets_of(limits=limits(.64)))==[False]
+    memory = lambda gb: [row('chapter 14 as printed', 2.), row('course', gb), row('cache of photos', 1.)]
+    assert met(targets_of(memory=memory(2.9)))==[True] and met(targets_of(memory=memory(3.1)))==[False]
+    growth = [row('exponent', o, grows=k) for k,o in dict(size=1.14, depth=.86, data=1.2).items()]
+    assert met(targets_of(growth=growth))==[True,True,False]
+    loading = lambda a,b: [row("course, chapter's transforms", 1, a), row('course, crop and flip', 1, b)]
+    assert met(targets_of(loading=loading(1.9,5.1)))==[True,True]
+    assert met(targets_of(loading=loading(1.7,4.9)))==[False,False]
+    def epochs(a, b, c, other, waiting):
+        e = [dict(row(w, 60/r, r, net=n), unit='s/epoch') for n,rs in (('fcn',(a,b)), ('resnet18',(c,c)))
+             for w,r in zip(("course, chapter's transforms",'course, crop and flip'), rs)]
+        e += [dict(row('fastai, tuned', 60/other, other, net=n), unit='s/epoch') for n in ('fcn','resnet18')]
+        parts = {'waiting for data':waiting, 'forward':1}
+        return e+[dict(row('profile: course, crop and flip', 1, net='resnet18'), parts=parts)]
+    assert met(targets_of(epochs=epochs(2,4,3,2,.01)))==[True]*6
+    assert met(targets_of(epochs=epochs(1,3,2,5,.1)))==[False]*6

@@ -1,0 +1,47 @@
+"The checks of the exercises: right answers in several forms pass, wrong ones are refused in the right words"
+import pytest
+from fastai.vision.all import *
+from resnet_course import check
+from resnet_course.data import CourseError
+from answers import rights, wrongs
+
+modules = {'shortcut','resblock','stem','stage','resnet','narrow','fully_conv','bottleneck','stride_first'}
+numbers = {'batches','conv_cost','sixth_block','block_params','deeper','ratio','resnet50_counts','min_scale'}
+answers = {name: next(o[1:] for o in rights if o[0]==name) for name in check.exercises}
+
+def names(cases): return [f'{o[0]}-{i}' for i,o in enumerate(cases)]
+
+@pytest.fixture(autouse=True)
+def own_file(tmp_path, monkeypatch): monkeypatch.setenv('RESNET_COURSE_PROGRESS', str(tmp_path/'progress.json'))
+
+@pytest.mark.parametrize('exercise, answers, named', rights, ids=names(rights))
+def test_right(exercise, answers, named, capsys):
+    assert getattr(check, exercise)(*answers, **named) is True
+    out = capsys.readouterr().out
+    assert ': yes. ' in out and out.count('\n')==1
+    assert check.progress().query('passed!=""').check.tolist()==[f'check.{exercise}']
+
+@pytest.mark.parametrize('exercise, words, answers, named', wrongs, ids=names(wrongs))
+def test_wrong(exercise, words, answers, named, capsys):
+    assert getattr(check, exercise)(*answers, **named) is False
+    out = capsys.readouterr().out
+    assert ': no. ' in out and words in out and out.count('\n')<=2 and 'Traceback' not in out
+    assert not check.progress().passed.any()
+
+def test_enough_of_each():
+    for name in check.exercises:
+        assert sum(o[0]==name for o in rights)>=2 and len({o[1] for o in wrongs if o[0]==name})>=4, name
+
+def raises(*args, **kwargs): raise NotImplementedError
+class Empty(nn.Module):
+    def __init__(self, *args): super().__init__()
+class EmptyForward(Empty):
+    def forward(self, x): ...
+
+@pytest.mark.parametrize('blank', [None, ..., raises, lambda *a, **k: None, Empty, EmptyForward])
+@pytest.mark.parametrize('name', check.exercises)
+def test_blank(name, blank, capsys):
+    if isinstance(blank, type) and name not in modules or callable(blank) and name in numbers: return
+    args,named = answers[name]
+    assert getattr(check, name)(*[blank for _ in args], **{k:blank for k in named}) is False
+    assert 'not written yet' in capsys.readouterr().out

@@ -1,0 +1,199 @@
+"Recipes: every part of one has an effect, a stopped run goes on, and what is saved can be used"
+import signal
+import pytest, torch
+from dataclasses import asdict, replace
+from fastai.vision.all import *
+from safetensors.torch import save_file
+from resnet_course.recipe import (Recipe, course_nets, load_trained, look, recipe, recipe_learner, recipe_net, resized,
+                                  train)
+from conftest import one_line, photo, photo_set
+
+base = Recipe('test', model='resblock', epochs=2, size=32, presize=32, bs=16, min_scale=.6)
+full = replace(base, name='full', epochs=3, flip='alternating', ema=.9, mixup=.3, act='SiLU', down='avg', start_size=16)
+stem = f'{full.model}-{full.name}-s42'
+
+def run(path, r=full, **kwargs): return train(path, r, out=Path('out'), precision='fp32', **kwargs)
+
+def outcome(rec):
+    "All that must not depend on whether the run was stopped"
+    weights = load_trained(Path('out')/f"{rec['name']}.safetensors").net.state_dict()
+    history = [{k:v for k,v in o.items() if k!='seconds'} for o in rec['history']]
+    return history, rec['accuracy_tta'], rec['views'], {k:v.tolist() for k,v in weights.items()}
+
+def ctrl_c(event, batch=None):
+    "A class of callbacks that press Ctrl-C at an event of the second epoch (and one batch of the run)"
+    class CtrlC(Callback):
+        def __call__(self, event_name):
+            here = event_name==event and self.epoch==1 and batch in (None, self.train_iter)
+            if here: os.kill(os.getpid(), signal.SIGINT)
+    return CtrlC
+
+def steps(path, r, seed=42):
+    "The weights and the losses after the first epoch"
+    learn = recipe_learner(path, r, seed, precision='fp32')
+    with learn.no_bar(), learn.no_logging(): learn.fit(1, r.lr)
+    return [o.tolist() for o in learn.model.state_dict().values()], list(map(float, learn.recorder.losses))
+
+# --- the fields of a recipe -------------------------------------------------------------------------------------
+@pytest.fixture(scope='module')
+def usual(drawn):
+    torch.set_num_threads(1)
+    return steps(drawn, base)
+
+@pytest.mark.parametrize('change', [dict(model='resblock2'), dict(size=48), dict(start_size=16), dict(presize=24),
+    dict(bs=8), dict(opt='adam'), dict(opt='sgd'), dict(opt='muon'), dict(lr=1e-3), dict(wd=.1), dict(wd_bn_bias=True),
+    dict(min_scale=.9), dict(min_scale=1), dict(min_scale=None), dict(flip='alternating'), dict(smoothing=0.),
+    dict(mixup=.3), dict(ema=.9), dict(act='Mish'), dict(act='SiLU'), dict(act='GELU'), dict(down='avg'),
+    dict(down='blur'), dict(down='max')], ids=str)
+def test_every_field_has_an_effect(drawn, usual, change): assert steps(drawn, replace(base, **change))!=usual
+
+def test_the_same_seed_gives_the_same_run(drawn):
+    a,b,other = steps(drawn, full), steps(drawn, full), steps(drawn, full, seed=1)
+    assert a==b and a!=other
+
+def test_the_other_fields(drawn):
+    "Those that `fit` takes, and that only nets with a stem have"
+    rec = run(drawn, replace(base, schedule='one_cycle', epochs=1))
+    flat = run(drawn, replace(base, epochs=1))
+    assert rec['history'][0]['train_loss']!=flat['history'][0]['train_loss'] and rec['epochs']==1
+    x = torch.randn(1,3,64,64)
+    net,whole = (recipe_net(Recipe('x', stem_pool=o), 10) for o in (True,False))
+    assert net[:4](x).shape[-1]==16 and whole[:4](x).shape[-1]==32
+
+def test_weight_decay_spares_batch_norm_and_bias(drawn):
+    "Decay alone: with no gradient, kernels shrink, and batch norm and bias only if asked for"
+    for r,shrinks in ((base,False), (replace(base, wd_bn_bias=True),True)):
+        learn = recipe_learner(drawn, replace(r, wd=.5, lr=.1), precision='fp32')
+        learn.create_opt()
+        learn.opt.set_hyper('wd', .5); learn.opt.set_hyper('lr', .1)
+        for p in learn.model.parameters(): p.data.fill_(1.); p.grad = torch.zeros_like(p)
+        learn.opt.step()
+        for name,p in learn.model.named_parameters(): assert (p.max()<1)==(p.ndim>1 or shrinks), name
+
+@pytest.mark.parametrize('change, words', [(dict(opt='rangers'), ["no opt 'rangers'", 'ranger']),
+    (dict(act='Relu'), ["no act 'Relu'", 'ReLU']), (dict(down='pool'), ["no down 'pool'"]),
+    (dict(schedule='cosine'), ['schedule']), (dict(flip='both'), ['flip']), (dict(val='all'), ['val']),
+    (dict(epochs=0), ['0 epochs']), (dict(size=16), ['size 16', '32']), (dict(start_size=64), ['start_size 64']),
+    (dict(min_scale=None, flip='alternating'), ["chapter 14's"]),
+    (dict(min_scale=None, start_size=16), ["chapter 14's"])])
+def test_what_no_recipe_can_be(change, words):
+    with pytest.raises(Exception) as e: replace(base, **change)
+    assert one_line(e, *words)
+
+# --- a run ------------------------------------------------------------------------------------------------------
+@pytest.fixture(scope='module')
+def whole(drawn, tmp_path_factory):
+    "The outcome of the run that is not stopped"
+    with pytest.MonkeyPatch.context() as m:
+        m.chdir(tmp_path_factory.mktemp('whole'))
+        torch.set_num_threads(1)
+        return outcome(run(drawn))
+
+@pytest.mark.parametrize('stop', [ctrl_c('before_batch',6), ctrl_c('after_step',4), ctrl_c('before_validate'),
+    ctrl_c('after_epoch')], ids=['middle','after_the_step','validation','between'])
+def test_stopped_and_resumed(stop, drawn, whole, monkeypatch):
+    with monkeypatch.context() as m:
+        m.setattr(defaults, 'callbacks', [*defaults.callbacks, stop])
+        with pytest.raises(KeyboardInterrupt): run(drawn)
+    assert not Path(f'out/{stem}.safetensors').exists()
+    assert outcome(run(drawn, resume=True))==whole
+
+def test_a_finished_run_is_kept(drawn, whole):
+    first = run(drawn)
+    written = {f:f.stat().st_mtime_ns for f in Path('out').ls()}
+    assert run(drawn, resume=True)==first and written=={f:f.stat().st_mtime_ns for f in Path('out').ls()}
+    Path(f'out/{stem}.safetensors').unlink()   # the checkpoint still has the weights
+    assert outcome(run(drawn, resume=True))==whole
+
+def test_the_record(drawn):
+    rec = run(drawn, epochs=1, seed=3)
+    assert rec['settings']==asdict(replace(full, epochs=1)) and rec['command'].startswith('resnet_course reproduce')
+    assert rec['views']['whole']==rec['accuracy'] and 0<=rec['accuracy_tta']<=1
+    assert rec['params']==sum(p.numel() for p in recipe_net(full, 10).parameters())   # the average's are not counted
+    assert rec==json.loads(Path('out/resblock-full-s3.json').read_text())
+    state = torch.load('runs/out/resblock-full-s3.pt', weights_only=True)['model']
+    for k,o in load_trained('out/resblock-full-s3.safetensors').net.state_dict().items():
+        assert (o==state[f'average.{k}']).all(), k   # and it is the average that is kept
+    rec = train(drawn, recipe('tiny'), 'fcn', epochs=1, size=48, out='out', precision='fp32')
+    assert (rec['model'],rec['size'],rec['settings']['presize'])==('fcn',48,60)
+    assert rec['command']=='resnet_course train --recipe tiny --model fcn --data sample --epochs 1 --size 48 --seed 42'
+
+def test_a_net_of_ones_own(drawn):
+    def two_layers(n):
+        return nn.Sequential(ConvLayer(3,8,stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8,n))
+    rec = run(drawn, base, model=two_layers)
+    file = Path('out/two_layers-test-s42.safetensors')
+    assert rec['model']=='two_layers' and load_trained(file, two_layers).net[3].out_features==10
+    with pytest.raises(Exception) as e: load_trained(file)
+    assert one_line(e, "no model 'two_layers'")
+
+@pytest.mark.parametrize('kwargs, words', [(dict(model='resnet19'), ["no model 'resnet19'", 'resnet18']),
+    (dict(epochs=0), ['0 epochs']), (dict(size=8), ['size 8'])])
+def test_errors_before_anything_is_written(drawn, kwargs, words):
+    with pytest.raises(Exception) as e: run(drawn, base, **kwargs)
+    assert one_line(e, *words) and not Path('out').exists() and not Path('runs').exists()
+
+def test_resized():
+    assert resized(recipe('resnet50-20ep'), 112)==replace(recipe('resnet50-20ep'), size=112, presize=128, start_size=64)
+    assert resized(base, base.size)==base
+
+# --- the weights ------------------------------------------------------------------------------------------------
+def test_own_photos():
+    "Three classes, photos of any shape, batches smaller than asked for; the names come out again"
+    path = photo_set(Path('mine'), ('ant','bee','cat'), ('ant','bee','cat'), n=3)
+    photo(path/'train'/'ant'/'wide.png', size=(90,40))
+    photo(path/'val'/'bee'/'grey.png', 128, size=(33,70), mode='L')
+    rec = run(path, replace(base, bs=64))
+    trained = load_trained(Path('out')/'resblock-test-s42.safetensors')
+    files = get_image_files(path/'val').sorted()
+    got = trained.predict(files)
+    assert trained.classes==['ant','bee','cat'] and list(got.index)==files and set(got['class'])<=set(trained.classes)
+    assert np.isclose((got['class']==[f.parent.name for f in files]).mean(), rec['accuracy'])
+    one = trained.predict(str(files[4]))
+    assert one['class'].item()==got['class'].iloc[4]
+    assert np.isclose(one.probability.item(), got.probability.iloc[4], atol=1e-5)
+    x = np.random.default_rng(0).integers(0, 256, (32,72,3)).astype(np.uint8)
+    for name,o in (('wide.png',x), ('middle.png',x[:,20:52])): PILImage.create(o).save(path/name)
+    a,b = trained.predict([path/'wide.png', path/'middle.png']).probability
+    assert a==b   # it looks at the middle
+    bad = path/'bad.jpg'
+    bad.write_text('x')
+    with pytest.raises(Exception) as e: trained.predict(bad)
+    assert one_line(e, bad)
+
+def test_files_that_hold_no_net(drawn):
+    file = Path('a.safetensors')
+    def error():
+        with pytest.raises(Exception) as e: load_trained(file)
+        return e
+    assert one_line(error(), file, 'no such file')
+    file.write_bytes(b'x'*100);                                    assert one_line(error(), file, 'holds no net')
+    save_file({'a':torch.zeros(1)}, file);                         assert one_line(error(), file, 'holds no net')
+    save_file({'a':torch.zeros(1)}, file, dict(resnet_course='x'));assert one_line(error(), file, 'holds no net')
+    about = dict(recipe=dict(asdict(base), colour='red'), classes=['a','b'])
+    save_file({'a':torch.zeros(1)}, file, dict(resnet_course=json.dumps(about)))
+    assert one_line(error(), file, 'another version')
+    run(drawn, base)
+    good = Path('out/resblock-test-s42.safetensors')
+    file.write_bytes(good.read_bytes()[:-10]);                     assert one_line(error(), file, 'holds no net')
+
+def test_the_average_is_what_is_kept(drawn):
+    "Also in the learner's own validation"
+    learn = recipe_learner(drawn, full, precision='fp32')
+    with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-2)
+    net,average = learn.model.net.state_dict(),learn.model.average.state_dict()
+    assert all((net[k]!=average[k]).any() for k in net if k.endswith('.0.weight'))
+    acc = learn.validate()[1]
+    p,y = look(learn)
+    assert acc==accuracy(p,y)==learn.recorder.values[-1][-1]
+    learn.model.average.load_state_dict(net)
+    assert (look(learn)[0]!=p).any()
+
+def test_mirrored_and_middle(drawn):
+    learn = recipe_learner(drawn, base, precision='fp32')
+    p,y = look(learn)
+    assert (look(learn, mirrored=True)[0]!=p).any() and (look(learn, 'middle')[0]!=p).any()
+    assert (look(learn)[0]==p).all()
+    xb = torch.cat([xb for xb,_ in learn.dls.valid])
+    with torch.no_grad(): flipped = learn.model.eval()(xb.flip(3)).softmax(1)
+    assert torch.allclose(look(learn, mirrored=True)[0], flipped.as_subclass(Tensor), atol=1e-2)
