@@ -6,21 +6,21 @@
 __all__ = ['landscape_experiment', 'sizes_experiment', 'filter_direction', 'fold_norms', 'mean_loss', 'surface', 'Inspection',
            'plot_surfaces', 'class_maps', 'show_map', 'accuracy_by_size']
 
-# %% ../nbs/10_interpret.ipynb #c15bdf74
+# %% ../nbs/10_interpret.ipynb #9fb8cbbb
 import hashlib, json, time
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from fastai.vision.all import *
 from itertools import pairwise, product   # after fastai, which has another `product`
 from matplotlib.colors import LogNorm
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from .data import CourseError, course_path, load_arrays
-from .training import (Experiment, choose_precision, commit, get_learner, hardware, save_json, versions,
-                                    write_whole)
+from .training import Experiment, choose_precision, commit, get_learner, hardware, save_json, versions
 from .resnet import resnet18
 from .degradation import degradation_experiment
 from .speed import cached_chapter_data, cached_data
+from .recipe import save_weights
 
 # %% ../nbs/10_interpret.ipynb #dbf7a5ae
 def filter_direction(
@@ -116,7 +116,7 @@ def _begun(file, about, what):
         raise CourseError(f"{file} is of another surface ({', '.join(diff)} differ): delete it, or name another file")
     return rec
 
-# %% ../nbs/10_interpret.ipynb #197d3f64
+# %% ../nbs/10_interpret.ipynb #567011fa
 @dataclass
 class Inspection(Experiment):
     "Nets that are trained alike, and looked at when they are: one record of both"
@@ -136,8 +136,7 @@ class Inspection(Experiment):
             for o in (training/file.name, weights, file): o.unlink(missing_ok=True)   # of a run that this one replaces
         def fit(learn, epochs, lr, cbs):
             self.fit(learn, epochs, lr, cbs=cbs)
-            tensors = {k:o.contiguous() for k,o in learn.model.state_dict().items()}
-            with write_whole(weights, 'wb') as f: f.write(save(tensors))
+            save_weights(weights, learn.model)
         rec = super(Inspection, replace(self, fit=fit)).run(model, seed, training, resume)
         dls = self.loaders(course_path(self.data))
         learn = get_learner(dls, self.nets[model](dls.c), **self.learner)

@@ -8,7 +8,7 @@ __all__ = ['course_nets', 'screen_factors', 'recipes', 'orthogonal', 'muon_step'
            'recipe_from', 'resized', 'epoch_sizes', 'recipe_net', 'validated', 'recipe_data', 'recipe_learner',
            'factorial16', 'recipe', 'save_weights', 'look', 'train', 'Trained', 'load_trained', 'effects']
 
-# %% ../nbs/09_recipe.ipynb #c4d99e4c
+# %% ../nbs/09_recipe.ipynb #dde55d76
 import difflib, json
 from copy import copy, deepcopy
 from dataclasses import asdict, dataclass, replace
@@ -23,8 +23,8 @@ from .fcn import get_fcn
 from .resblock import ResBlock
 from .resnet import resnet18, resnet34
 from .bottleneck import resnet50, resnet101, resnet152
-from .speed import (FusedAdam, PhotoCrops, PhotoFiles, cached_chapter_data, cached_data, fast_learner,
-                                 random_crops, random_squares)
+from .speed import (FusedAdam, PhotoCrops, PhotoFiles, cached_chapter_data, cached_data, center_squares,
+                                 fast_learner, random_crops, random_squares)
 
 # %% ../nbs/09_recipe.ipynb #734cefe6
 def orthogonal(
@@ -209,7 +209,7 @@ def epoch_sizes(recipe:Recipe) -> list:
     k = (((np.arange(r.epochs)+.5)/r.epochs - .5)*4).clip(0, 1)
     return [r.size if o==1 else start + round(o*(r.size-start)/16)*16 for o in k]
 
-# %% ../nbs/09_recipe.ipynb #64c74529
+# %% ../nbs/09_recipe.ipynb #9ead86aa
 def recipe_net(
     recipe:Recipe,
     n_out:int, # classes
@@ -226,10 +226,7 @@ def recipe_net(
 
 def validated(val:str): # 'whole' or 'middle'
     "The function for `PhotoCrops` that finds the middle squares, (n, 4), which are validated"
-    def crops(h, w, rng=None):
-        s = (_choices['val'][val]*np.minimum(h, w)).round().astype(int)
-        return np.stack([(h-s)//2, (w-s)//2, s, s], 1)
-    return crops
+    return partial(center_squares, share=_choices['val'][val])
 
 def recipe_data(
     path:Path, # a folder with train/<class>/ and val/<class>/

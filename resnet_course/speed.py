@@ -188,7 +188,7 @@ def cached_photos(
                   "photos are decoded as they are needed, which is slower")
             return PhotoFiles(files, presize)
 
-# %% ../nbs/08_speed.ipynb #5692f353
+# %% ../nbs/08_speed.ipynb #a83a0717
 def random_crops(
     h, # (n,) heights
     w, # (n,) widths
@@ -213,9 +213,9 @@ def random_squares(h, w, rng):
     u,v = rng.random((2,len(s)))
     return np.stack([(u*(h-s)).astype(int), (v*(w-s)).astype(int), s, s], 1)
 
-def center_squares(h, w, rng=None):
-    "Squares of the whole shorter side from the middle: (n, 4)"
-    s = np.minimum(h, w)
+def center_squares(h, w, rng=None, share=1.):
+    "Squares of `share` times the shorter side from the middle: (n, 4)"
+    s = (share*np.minimum(h, w)).round().astype(int)
     return np.stack([(h-s)//2, (w-s)//2, s, s], 1)
 
 # %% ../nbs/08_speed.ipynb #643cd05d
