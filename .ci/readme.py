@@ -11,5 +11,6 @@ nb.cells = [c for c in nb.cells if c.cell_type!='code' or not hidden.search(c.so
 for c in nb.cells:
     if c.cell_type=='code' and quiet.search(c.source): c.metadata['transient'] = {'remove_source': True}
 text,_ = MarkdownExporter(exclude_input_prompt=True).from_notebook_node(nb)
+text = re.sub(r'<style>.*?</style>', '', text, flags=re.S)   # of a progress bar; GitHub would print it
 note = '<!-- Made from index.ipynb by .ci/readme.py: edit the notebook, then `make readme`. -->\n\n'
 (top/'README.md').write_text(note + re.sub(r'\n{3,}', '\n\n', text).strip() + '\n', encoding='utf-8')

@@ -166,7 +166,7 @@ def train(
     run = partial(lesson.train, path, r, model, epochs, size, seed, out, resume, precision)
     _run({model or r.model:run}, out)
 
-# %% ../nbs/21_cli.ipynb #68d644a0
+# %% ../nbs/21_cli.ipynb #192ffee8
 def _load_record(file):
     from resnet_course.data import CourseError
     try: rec = json.loads(file.read_text(encoding='utf-8'))
@@ -207,7 +207,8 @@ def reproduce(
         lesson.check_name('model', model, lesson.course_nets)
         run = partial(lesson.train, path, r, seed=seed, out=out, resume=resume, precision=precision)
     hw = rec['hardware']
-    typer.echo(f"{model}, recipe {rec['recipe']}, seed {seed}, {epochs} epochs on {rec['data']['name']}, {precision}; "
+    typer.echo(f"{model}, recipe {rec['recipe']}, seed {seed}, {epochs} epoch{'s'*(epochs!=1)} on "
+               f"{rec['data']['name']}, {precision}; "
                f"the record's run took {rec['seconds']:.0f} s on {hw['name']}, {hw['threads']} threads")
     here = versions()
     if other:=[f'{k} {v} (here {here.get(k)})' for k,v in rec['versions'].items() if here.get(k)!=v]:

@@ -8,19 +8,18 @@ __all__ = ['course_nets', 'screen_factors', 'recipes', 'orthogonal', 'muon_step'
            'recipe_from', 'resized', 'epoch_sizes', 'recipe_net', 'validated', 'recipe_data', 'recipe_learner',
            'factorial16', 'recipe', 'save_weights', 'look', 'train', 'Trained', 'load_trained', 'effects']
 
-# %% ../nbs/09_recipe.ipynb #dde55d76
+# %% ../nbs/09_recipe.ipynb #e7913241
 import difflib, json
 from copy import copy, deepcopy
 from dataclasses import asdict, dataclass, replace
 from fastai.vision.all import *
 from fastai.callback.mixup import MixUp
-from fastprogress.fastprogress import format_time
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from .data import CourseError, data_card, data_name
-from .training import _finished, fit_seconds, measured_fit, save_json, write_whole
+from .training import _announce, _finished, measured_fit, save_json, write_whole
 from .fcn import get_fcn
-from .resblock import ResBlock
+from .resblock import ResBlock, two_blocks
 from .resnet import resnet18, resnet34
 from .bottleneck import resnet50, resnet101, resnet152
 from .speed import (FusedAdam, PhotoCrops, PhotoFiles, cached_chapter_data, cached_data, center_squares,
@@ -140,10 +139,10 @@ def with_activation(
             elif isinstance(child, ResBlock): setattr(m, name, ActBlock(child, act()))
     return net
 
-# %% ../nbs/09_recipe.ipynb #7ed390a5
-course_nets = dict(fcn=get_fcn, resblock=lambda n: get_fcn(n, lambda ni,nf: ResBlock(ni, nf, stride=2)),
-    resblock2=lambda n: get_fcn(n, lambda ni,nf: nn.Sequential(ResBlock(ni, nf, stride=2), ResBlock(nf, nf))),
-    resnet18=resnet18, resnet34=resnet34, resnet50=resnet50, resnet101=resnet101, resnet152=resnet152)
+# %% ../nbs/09_recipe.ipynb #032aea5c
+course_nets = dict(fcn=get_fcn, resblock=partial(get_fcn, block=partial(ResBlock, stride=2)),
+    resblock2=partial(get_fcn, block=two_blocks), resnet18=resnet18, resnet34=resnet34, resnet50=resnet50,
+    resnet101=resnet101, resnet152=resnet152)
 
 def check_name(what:str, name:str, known):
     "Raises `CourseError`, with the nearest names, unless `name` is in `known`"
@@ -299,7 +298,7 @@ def recipe(name:str) -> Recipe:
     check_name('recipe', name, recipes)
     return recipes[name]
 
-# %% ../nbs/09_recipe.ipynb #be071519
+# %% ../nbs/09_recipe.ipynb #d82e9edd
 def _kept(learn): return learn.model.average if isinstance(learn.model, Averaged) else learn.model
 
 def save_weights(
@@ -347,8 +346,7 @@ def train(
                  command=command)
     finished = _finished(file, dict(about, epochs=r.epochs, lr=r.lr, precision=learn.precision)) if resume else None
     if finished and weights.exists(): return finished
-    print(f"{name}, recipe {r.name}: {r.epochs} epochs on {about['data']['name']}, batches of {learn.dls.bs} at "
-          f"{r.size} px, about {format_time(fit_seconds(learn, r.epochs))} on this device")
+    _announce(learn, r.epochs, about)
     rec = measured_fit(learn, r.epochs, r.lr, file, resume, _choices['schedule'][r.schedule], **about)
     seen = {val:look(learn, val) for val in _choices['val']}
     p,y = seen[r.val]

@@ -182,7 +182,7 @@ def _set_random_states(dls:DataLoaders, s:dict):
     for dl,o in zip(dls.loaders, s['loaders']): dl.rng.setstate(o)
     if 'cuda' in s and torch.cuda.is_available(): torch.cuda.set_rng_state_all(s['cuda'])
 
-# %% ../nbs/01_training.ipynb #24f70b2b
+# %% ../nbs/01_training.ipynb #dd9cb16d
 def _plain(o):
     "`o` as dicts, lists, tuples, numbers and plain tensors: all that `torch.load(weights_only=True)` takes"
     if isinstance(o, dict): return {k:_plain(v) for k,v in o.items()}
@@ -226,7 +226,7 @@ class Checkpoint(Callback):
     @property
     def about(self):
         record = self.run_record.about if self.run_record else {}
-        return dict(record, epochs=self.n_epoch, precision=self.learn.precision, format=2)
+        return dict(record, epochs=self.n_epoch, precision=self.learn.precision, format=3)
     def before_fit(self):
         self.printer = self.learn.logger
         if not (self.resume and self.file.exists()): return
@@ -243,8 +243,11 @@ class Checkpoint(Callback):
             raise CancelEpochException
         self.learn.logger,self.done = self.printer,0
         self.epoch_rng = _random_states(self.dls)
+    @property
+    def _scaler(self): return getattr(self.learn, 'scaler', None)   # fastai's, of fp16, while it trains
     def _restore(self) -> dict:
         s,self.state = self.state,None
+        if s['scaler'] and self._scaler: self._scaler.load_state_dict(s['scaler'])
         self.model.load_state_dict(s['model'])
         self.opt.load_state_dict(to_device(s['opt'], self.dls.device))   # fastai leaves it where it was saved
         for k in self._keep: setattr(self.recorder, k, s['recorder'][k])
@@ -286,6 +289,7 @@ class Checkpoint(Callback):
         recorder = {k:getattr(r,k) for k in self._keep}
         state = dict(about=self.about, epoch=epoch, iter=iter,
             model=self.model.state_dict(), opt=self.opt.state_dict(), rng=rng, epoch_rng=self.epoch_rng,
+            scaler=s.state_dict() if (s:=self._scaler) else {},
             recorder=dict(recorder, smooth=(r.smooth_loss.count, r.smooth_loss.val)),
             history=self.run_record.history if self.run_record else [])
         if self.run_record:   # this epoch so far
@@ -410,7 +414,7 @@ def fit_or_show(
           ("Here is the recorded run:" if len(runs) else "There is no recorded run yet."))
     if len(runs): display_df(pd.DataFrame(runs.record.iloc[0]['history']))
 
-# %% ../nbs/01_training.ipynb #32c354ff
+# %% ../nbs/01_training.ipynb #3d763dc9
 @dataclass
 class Experiment:
     "Nets that are trained alike, each run recorded; the `resnet_course` command runs one by its name"
@@ -442,9 +446,14 @@ class Experiment:
         about = dict(self.about, model=model, recipe=self.recipe, data=data_card(dls), size=self.size, seed=seed,
                      precision=learn.precision, command=command)
         if resume and (record:=_finished(file, dict(about, epochs=self.epochs, lr=self.lr))): return record
-        print(f"{model}: {self.epochs} epochs on {about['data']['name']}, batches of {dls.bs} at {self.size} px, "
-              f"about {format_time(fit_seconds(learn, self.epochs))} on this device")
+        _announce(learn, self.epochs, about)
         return measured_fit(learn, self.epochs, self.lr, file, resume, self.fit, **about)
+
+def _announce(learn, epochs, about):
+    "Print what begins, and about how long it takes"
+    print(f"{about['model']}, recipe {about['recipe']}: {epochs} epoch{'s'*(epochs!=1)} on {about['data']['name']}, "
+          f"batches of {learn.dls.bs} at {about['size']} px, "
+          f"about {format_time(fit_seconds(learn, epochs))} on this device")
 
 def _finished(file:Path, about:dict):
     "The record in `file`, if it is of a whole run of just this kind"

@@ -155,6 +155,19 @@ def test_an_epochs_seconds(drawn):
         train,valid = b.epoch(what, dls, Wait(.1))
         assert .1<train*16<.4 and 0<valid, what
 
+@pytest.mark.parametrize('error', [None, RuntimeError('no compiler')])
+def test_compiled(error, drawn, monkeypatch, capsys):
+    "With a stand-in for `torch.compile`, which takes a minute"
+    seen = []
+    def hook(*args):
+        seen.append(args)
+        if error: raise error
+    monkeypatch.setattr(nn.Module, 'compile', lambda self: self.register_forward_pre_hook(hook))
+    b = speed._Bench(drawn, 1, True)
+    step = b.compiled(get_fcn(10, widths=(8,)), lambda m: torch.optim.SGD(m.parameters(), lr=.1), b.batch(16, 2))
+    assert seen and (step is None)==bool(error)
+    assert ('its row is left out' in capsys.readouterr().out)==bool(error)
+
 def targets_of(**recs): return bench_targets({k:dict(rows=v) for k,v in recs.items()})
 def row(what, median, ratio=None, **about):
     return dict(what=what, median=median, unit='', spread=.1, ratio=ratio, **about)

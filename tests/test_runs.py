@@ -113,6 +113,27 @@ def test_the_time_of_a_stopped_epoch_counts(drawn):
     with pytest.raises(KeyboardInterrupt): run(drawn, Slow(), CtrlC('before_batch',0,2), epochs=1)
     assert run(drawn, epochs=1, resume=True)[1]['seconds']>0.3
 
+class HalfScale(Callback):
+    "Stands in for fastai's `MixedPrecision`, whose scaler does nothing without a GPU; halves its scale at each batch"
+    order = 10
+    def __init__(self): self.seen = []
+    def before_fit(self):
+        self.learn.scaler = torch.amp.GradScaler('cpu', init_scale=2.**20)
+        self.scaler.scale(torch.ones(1))   # as the first loss does
+    def before_batch(self):
+        if not self.training: return
+        self.seen.append(self.scaler.get_scale())
+        self.scaler.update(self.seen[-1]/2)
+    def after_fit(self): self.learn.scaler = None
+
+def test_the_scale_of_fp16_goes_on(drawn):
+    run(drawn, whole:=HalfScale())
+    assert whole.seen==[2.**(20-i) for i in range(epochs*4)]
+    with pytest.raises(KeyboardInterrupt): run(drawn, begun:=HalfScale(), CtrlC('before_batch',1,6))
+    run(drawn, rest:=HalfScale(), resume=True)
+    assert begun.seen+rest.seen==whole.seen
+    run(drawn, HalfScale(), resume=True)   # of a finished run nothing is left to scale
+
 def test_without_resume_a_run_begins_anew(drawn, whole):
     with pytest.raises(KeyboardInterrupt): run(drawn, CtrlC('before_batch',1,6))
     assert outcome(*run(drawn))=={k:v for k,v in whole.items() if k!='rec'}

@@ -1,0 +1,18 @@
+"Each lesson says how long its cells take, and a run that is recorded says so too"
+import json, re, runpy
+from pathlib import Path
+import pytest
+
+top = Path(__file__).parent.parent
+in_words = runpy.run_path(str(top/'.ci/execute'))['in_words']
+
+@pytest.mark.parametrize('seconds, words', [(1,'5 s'), (12.4,'10 s'), (13,'15 s'), (57,'55 s'), (58,'1 minute'),
+    (74,'1 minute'), (76,'1.5 minutes'), (130,'2 minutes')])
+def test_in_words(seconds, words): assert in_words(seconds)==words
+
+@pytest.mark.parametrize('name', [o.stem for o in sorted((top/'nbs').glob('[01]*.ipynb'))])
+def test_time(name):
+    rec = json.loads((top/f'results/lessons/{name}.json').read_text(encoding='utf-8'))
+    cells = json.loads((top/f'nbs/{name}.ipynb').read_text(encoding='utf-8'))['cells'][:2]
+    start = ' '.join(' '.join(''.join(c['source']) for c in cells if c['cell_type']=='markdown').split())
+    assert f"Its cells take about {in_words(rec['seconds'])} on two CPU cores" in start and rec['hardware']['cores']==2
