@@ -6,7 +6,10 @@
 __all__ = ['exercises', 'Wrong', 'exercise', 'progress', 'reset', 'batches', 'count_photos', 'normalise', 'min_scale', 'top_k',
            'one_cycle', 'cross_entropy', 'conv_cost', 'avg_pool', 'fully_conv', 'sixth_block', 'as_conv', 'conv1x1',
            'shortcut', 'resblock', 'block_params', 'silence', 'stem', 'stage', 'resnet', 'deeper', 'narrow',
-           'bottleneck', 'ratio', 'resnet50_counts', 'stride_first']
+           'bottleneck', 'ratio', 'resnet50_counts', 'stride_first', 'pad_channels', 'deep_params', 'pad_crop',
+           'deepen', 'plain_identity', 'by_order', 'fold_bias', 'keras_sides', 'preact', 'loss_floor', 'cache_bytes',
+           'whole', 'crop_box', 'as_product', 'peak_share', 'smoothing_best', 'mixup', 'running_average',
+           'decay_groups', 'main_effects', 'filter_normal', 'one_filter', 'folded', 'map_size', 'grad_cam']
 
 # %% ../nbs/20_check.ipynb #21900f34
 import json, sysconfig, tempfile, traceback
@@ -148,11 +151,12 @@ def _number(
     raise Wrong(f'{what}{guess:,g} is ' + (f'too large by a factor of {times:.4g}' if times>1 else
                                            f'too small by a factor of {1/times:.4g}' if times>0 else 'not above zero'))
 
-# %% ../nbs/20_check.ipynb #96b92acc
+# %% ../nbs/20_check.ipynb #8e1d0584
 def _brief(v):
     "A few words for a value"
-    if not isinstance(v, Tensor): return repr(v)
-    return f'{v.tolist()}' if v.numel()<5 else f'shape {tuple(v.shape)}'
+    if isinstance(v, Tensor): return f'{v.tolist()}' if v.numel()<5 else f'shape {tuple(v.shape)}'
+    text = repr(v)
+    return text if len(text)<200 and '\n' not in text else f'a {type(v).__name__}'
 
 def _same(a, b) -> bool:
     "Equal, or for numbers close; a number and a tensor without axes are the same kind"
@@ -885,3 +889,1035 @@ def stride_first(MyBlock):
     with torch.device('meta'): nets = [ResNet(1000, [3,4,6,3], block=b) for b in (known(None,1,1), Bottleneck)]
     first,later = (layer_costs(o, 224).macs.sum() for o in nets)
     return f'With it, ResNet-50 needs {1-first/later:.1%} less arithmetic at 224 pixels.'
+
+# %% ../nbs/20_check.ipynb #0da41b68
+from .degradation import CifarBlock, PadChannels, cifar_resnet
+
+def _tensor(m, x):
+    "`m(x)`, if it is a tensor"
+    y = _run(m, x)
+    if not isinstance(y, Tensor): raise Wrong(f'expected a tensor, came {_brief(y)}')
+    return y.detach()
+
+def _off(y, z, tol=1e-9):
+    "How `y` differs from `z`, in words; None where it does not"
+    if y.shape!=z.shape: return f'expected shape {tuple(z.shape)}, came {tuple(y.shape)}'
+    if not _close(y, z, tol): return f'the output is off by up to {(y-z).abs().max():.3g}'
+
+@exercise('06', 'Shortcut A')
+def pad_channels(my_pad):
+    "A function of x (bs, ni, h, w), nf and stride to (bs, nf, h/stride, w/stride)"
+    def known(pick=lambda x,s: x[..., ::s, ::s], fill=lambda x,n: F.pad(x, (0,0,0,0,0,n))):
+        return lambda x,nf,s: fill(pick(x, s), nf-x.shape[1])
+    cases = [(torch.randn(2,4,8,7), 8, 3), (torch.randn(2,3,7,5), 7, 2), (torch.randn(2,3,4,5), 3, 1)]
+    mean = 'the mean of each window is taken; expected one pixel of it, the first'
+    _function(my_pad, lambda x,nf,s: PadChannels(nf, s)(x), cases,
+        ('the zeros stand before the channels; put them after', known(fill=lambda x,n: F.pad(x, (0,0,0,0,n,0)))),
+        ('half of the zeros stand before the channels; put all of them after',
+         known(fill=lambda x,n: F.pad(x, (0,0,0,0,n//2,n-n//2)))),
+        ('the new channels are copies; expected zeros',
+         known(fill=lambda x,n: x[:, torch.arange(x.shape[1]+n)%x.shape[1]])),
+        ('the channels of zeros are missing', known(fill=lambda x,n: x)),
+        ('there are `nf` new channels; expected `nf` in all', lambda x,nf,s: F.pad(x[..., ::s, ::s], (0,0,0,0,0,nf))),
+        ('the zeros are beside the picture: `F.pad` begins with the last axis',
+         known(fill=lambda x,n: F.pad(x, (0,n)))),
+        ('the zeros are below the picture: `F.pad` begins with the last axis',
+         known(fill=lambda x,n: F.pad(x, (0,0,0,n)))),
+        (mean, known(lambda x,s: _pool(s)(x))), (mean, known(F.avg_pool2d)),
+        ('the maximum of each window is taken; expected one pixel of it, the first',
+         known(lambda x,s: F.max_pool2d(x, s, ceil_mode=True))),
+        ('the pixels are taken from the second on; start from the first', known(lambda x,s: x[..., 1::s, 1::s])),
+        ('the step is always 2; it should be `stride`', known(lambda x,s: x[..., ::2, ::2])),
+        ('`stride` is not used', known(lambda x,s: x)),
+        ('only the height is thinned out', known(lambda x,s: x[..., ::s, :])),
+        ('only the width is thinned out', known(lambda x,s: x[..., ::s])),
+        ('the last pixel of an odd side is lost: round up, as the convolution does',
+         known(lambda x,s: x[..., :x.shape[2]//s*s:s, :x.shape[3]//s*s:s])))
+    return 'Nothing in it is learned, so plain and residual nets have the same parameters.'
+
+@exercise('06', 'Two hundred layers')
+def deep_params(params):
+    "Of `cifar_resnet(200)`"
+    with torch.device('meta'): right = total_params(cifar_resnet(200))[0]
+    start,step = 269_722,97_216   # depth 20, and one block more in each stage
+    def at(more): return start + more*step
+    line = 'it is not in proportion to the depth: each block more in every stage adds the same number'
+    _number(params, right, (line, start*200/20), (line, (start+2*step)*200/32),
+            ('from depth 20 to 32 each stage gets two blocks more, not one', at(2*30)),
+            ('180 layers more are 30 blocks more in each stage, not 15', at(15)),
+            ('that is for 33 blocks more in each stage; depth 20 has three of them already', at(33)),
+            ('the stem and the linear layer are no blocks: the depth is 6n+2', at(200/6-3)),
+            ('only what is added is counted', right-start),
+            ('that starts from depth 20, and adds what 32 lacks', at(28)),
+            ('that starts from depth 32, and adds what 20 lacks', at(32)),
+            ('the batch norms of the new blocks are missing', start+30*(step-4*(16+32+64))),
+            ('that is with shortcut B', right+2752))
+    return 'The widths stay, so the count grows along a straight line.'
+
+@exercise('06', 'Pad, crop and mirror')
+def pad_crop(my_pad_crop):
+    "A function of a batch (bs, c, h, w) and pad to a batch: each image moved by up to `pad`, half of them mirrored"
+    pad,image = 2,1. + torch.randperm(60).view(3,4,5)   # nowhere 0, as the border is
+    scale = 2.**(torch.arange(100)%8)[:,None,None,None]   # neighbours in the batch differ
+    def results(pad=pad, flips=((),(2,)), **kwargs):
+        "{bytes of a result: (row and column in the padded image, axes mirrored)}"
+        big = F.pad(image[None], [pad]*4, **kwargs)[0]
+        return {big[:, i:i+4, j:j+5].flip(f).int().numpy().tobytes(): (i,j,f)
+                for i in range(2*pad+1) for j in range(2*pad+1) for f in flips}
+    calls = []
+    for _ in range(8):
+        batch = scale*image
+        out = _run(my_pad_crop, batch, pad)
+        if not torch.equal(batch, scale*image): raise Wrong('your function changes its argument')
+        if not isinstance(out, Tensor) or out.shape!=batch.shape:
+            raise Wrong(f'expected {_brief(batch)}, came {_brief(out)}')
+        calls.append([o.tobytes() for o in (out.detach().as_subclass(Tensor)/scale).round().int().numpy()])
+    known = results()
+    if strange:={o for call in calls for o in call} - set(known):
+        for words,kwargs in [('pictures stand on their heads: mirror the last axis only', dict(flips=((1,),(1,2)))),
+                             ('the border is mirrored; expected zeros', dict(mode='reflect')),
+                             ('the border repeats the edge; expected zeros', dict(mode='replicate')),
+                             ('what leaves on one side comes back on the other; expected zeros', dict(mode='circular')),
+                             ('`pad` is not used, and is 4', dict(pad=4))]:
+            if strange<=set(results(**kwargs)): raise Wrong(words)
+        raise Wrong(f'a picture with a border of {pad} zeros, cut out and perhaps mirrored, has {len(known)} forms; '
+                    f'{len(strange)} others came')
+    calls = [[known[o] for o in call] for call in calls]
+    rows,cols,flips = zip(*sum(calls, []))
+    if {*rows,*cols}=={pad}: raise Wrong('no picture has moved')
+    if all(len({o[:2] for o in call})==1 for call in calls):
+        raise Wrong('all pictures of a batch move alike: draw a place for each')
+    for side,places in (('height',rows),('width',cols)):
+        n = Counter(places)
+        if len(n)==1: raise Wrong(f'nothing moves along the {side}')
+        if len(n)<2*pad+1:
+            raise Wrong(f'along the {side} {len(n)} places come up; with `pad` {pad} there are {2*pad+1}')
+        if min(n.values())<max(n.values())/2: raise Wrong(f'the places along the {side} are not equally likely')
+    if len({*zip(rows,cols)})<=2*pad+1: raise Wrong('the place along the width follows from that along the height')
+    share = sum(map(bool, flips))/len(flips)
+    if 0<share<1 and all(len({f for *_,f in call})==1 for call in calls):
+        raise Wrong('a batch is mirrored as a whole, or not: draw for each picture')
+    if not .4<share<.6: raise Wrong(f'{share:.0%} of the pictures are mirrored; expected half')
+    return f'{len({*zip(rows,cols,flips)})} of {len(known)} forms came up.'
+
+@exercise('06', 'Deeper, and the same')
+def deepen(my_deepen):
+    "A function of a residual `cifar_resnet` and n to a copy with n more blocks in each stage that computes the same"
+    def block(nf, zero=lambda a,b: [b.weight,b.bias], shortcut=nn.Identity()):
+        m = CifarBlock(nf, nf, 1, shortcut)
+        for t in zero(*[o[1] for o in m.convs]): nn.init.zeros_(t)
+        return m
+    def known(blocks, widths=(16,32,64)):
+        def f(net, n):
+            net = deepcopy(net)
+            for stage,nf in zip(net[1:4], (16,32,64)):
+                if nf in widths: stage.extend(blocks(nf, n))
+            return net
+        return f
+    def each(**kwargs): return lambda nf,n: [block(nf, **kwargs) for _ in range(n)]
+    def tried(f, n):
+        "Of what `f` makes: parameters, those there twice, those without a gradient by step two, outputs in both modes"
+        torch.manual_seed(n)
+        net,x = cifar_resnet(8),torch.randn(8,3,8,8)
+        _wake(net)
+        entries = [*net.state_dict()]
+        m = _run(f, net, n)
+        if not isinstance(m, nn.Module): raise Wrong(f'expected a net, came {_brief(m)}')
+        if [*net.state_dict()]!=entries: raise Wrong('the net that you were given has grown: extend a copy of it')
+        if {*m.parameters()} & {*net.parameters()}:
+            raise Wrong('both nets have the same weights, and training one would change the other: extend a copy')
+        m,x = m.double(),x.double()
+        outs = [_tensor(m.train(mode), x) for mode in (False,True)]
+        for _ in range(2):
+            m.zero_grad()
+            out = m(x)
+            if out.requires_grad: (out*torch.linspace(-1, 1, out.numel()).view(out.shape)).sum().backward()
+            for p in m.parameters():
+                if p.grad is not None: p.data -= 1e-3*p.grad
+        twice = len([*m.named_parameters(remove_duplicate=False)]) - len([*m.parameters()])
+        return total_params(m)[0],twice,sum(p.grad is None or not p.grad.any() for p in m.parameters()),*outs
+    cases = [2,1]
+    done = {n: tried(my_deepen, n) for n in cases}
+    def differs(version, n):
+        (params,twice,asleep,*mine),(p,t,a,*right) = done[n],tried(version, n)
+        if params!=p: return f'expected the {p:,} parameters of `cifar_resnet({8+6*n})`, came {params:,}'
+        for mode,y,z in zip(('eval','train'), mine, right):
+            if said:=_off(y, z):
+                return f'in {mode} mode {said}: a block is the identity where its last gamma and beta are 0'
+        if twice!=t: return 'some layers are there more than once, with the same weights'
+        if asleep!=a: return f'{asleep} tensors get no gradient, not even in the second step'
+    _judge(differs, known(each()), cases, [
+        ('the new blocks are fresh: their last gamma is 1, so the branch speaks', known(each(zero=lambda a,b: []))),
+        ('gamma is 0; fastai starts beta at 0.001, which is still there', known(each(zero=lambda a,b: [b.weight]))),
+        ('beta is 0, and gamma is not', known(each(zero=lambda a,b: [b.bias]))),
+        ('both batch norms of a branch are silent: no gradient gets to its convolutions, ever. Only the last one',
+         known(each(zero=lambda *bns: [t for b in bns for t in (b.weight,b.bias)]))),
+        ('the first batch norm of the new branches is silent; the last one should be',
+         known(each(zero=lambda a,b: [a.weight,a.bias]))),
+        ('the new blocks have no way around, so nothing gets past a silent branch: give them `nn.Identity()`',
+         known(each(shortcut=None))),
+        ('each stage gets one block, whatever `n` is', known(lambda nf,n: [block(nf)])),
+        ('one block is there several times: `[block]*n` is one block n times, with the same weights. Make each anew',
+         known(lambda nf,n: [block(nf)]*n)),
+        ('only the last stage has grown', known(each(), (64,))),
+        ('only the first stage has grown', known(each(), (16,))),
+        ('no parameters have come: the new layers should be able to learn', known(lambda nf,n: []))])
+    return 'It starts where the shallow net ends, and can learn from there.'
+
+@exercise('06', 'A plain identity')
+def plain_identity(my_identity):
+    "A function of nf to a plain block that in eval mode hands on what is not negative"
+    def gamma1(eps): return (1+eps)**.5
+    def known(kernel=nn.init.dirac_, gamma=gamma1, beta=0., convs=(0,1)):
+        def make(nf):
+            m = CifarBlock(nf, nf, 1)
+            for conv,bn in (list(m.convs[i])[:2] for i in convs):
+                kernel(conv.weight.data)
+                nn.init.constant_(bn.weight, gamma(bn.eps))
+                nn.init.constant_(bn.bias, beta)
+            return m
+        return make
+    def at(value, *place):
+        def kernel(w):
+            w.zero_()
+            for i in range(len(w)): w[(i,i,*place)] = value
+        return kernel
+    def one(eps): return 1
+    def middle(w): w.zero_()[:,:,1,1] = 1
+    def made(f):
+        torch.manual_seed(42)
+        return _run(f, 6)
+    m,x = made(my_identity),torch.rand(2,6,5,4).double()
+    if not isinstance(m, nn.Module): raise Wrong(f'expected a module, came {_brief(m)}')
+    y,n,right = _tensor(m.double().eval(), x),total_params(m)[0],total_params(CifarBlock(6, 6, 1))[0]
+    if n!=right: raise Wrong(f'expected the {right} parameters of `CifarBlock(6, 6, 1)`, came {n}')
+    silent = deepcopy(m)
+    for p in silent.parameters():
+        if p.dim()==4: nn.init.zeros_(p)
+    if not _close(_run(silent, x), _run(silent, 0*x)):
+        raise Wrong('not changed yet: the input takes a way around the convolutions. A plain block has none')
+    def differs(version, x):
+        said = _off(y, made(version).double().eval()(x))
+        return said and f'in eval mode {said}'
+    _judge(differs, known(), [x], [
+        ('all but right: a fresh batch norm divides by the root of `1+eps`, so gamma has to make up for it',
+         known(gamma=one)),
+        ('the kernels are right; fastai starts beta at 0.001, which is still there', known(beta=1e-3)),
+        ('the kernels are right; gamma and beta of the batch norms are as they were', known(gamma=one, beta=1e-3)),
+        ('gamma or the kernels are 0: nothing comes through', known(gamma=lambda eps: 0)),
+        ('the kernels are 0: nothing comes through but beta', known(nn.init.zeros_, one, 1e-3)),
+        ('each channel gets the sum of all: one 1 for each channel, at `[i,i,1,1]`', known(middle)),
+        ('each channel gets the sum of all: one 1 for each channel, at `[i,i,1,1]`', known(middle, one, 1e-3)),
+        ('the 1 is in the corner of the kernel and moves the picture; it belongs in the middle', known(at(1, 0, 0))),
+        ('all nine weights of a channel are 1; only the one in the middle should be', known(at(1))),
+        ('all nine weights of a channel are 1/9, which blurs; a 1 in the middle does not', known(at(1/9))),
+        ('only the first convolution hands on its input', known(convs=(0,))),
+        ('only the second convolution hands on its input', known(convs=(1,)))])
+    return "In eval mode. In train mode no kernels will do: batch norm takes off the batch's own mean."
+
+# %% ../nbs/20_check.ipynb #24ca3ac2
+from .classics import BasicBlock, PreActBlock, bare_conv, copy_weights, keras_resnet50, norm_relu
+
+def _state(m): return [t.clone() for t in m.state_dict().values()]
+def _equal(m, state): return all(torch.equal(*o) for o in zip(_state(m), state))
+
+@exercise('07', 'Copy by order')
+def by_order(my_copy):
+    "A function of dst and src that copies what is in src into dst by its order, and raises an error if it does not fit"
+    def head(n_out): return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, n_out))
+    def source(n_out=2): return nn.Sequential(ConvLayer(3, 4), ConvLayer(4, 4), head(n_out))
+    def target(n_out=2):
+        return nn.Sequential(nn.Sequential(*ConvLayer(3, 4), *ConvLayer(4, 4)), nn.Identity(), head(n_out))
+    def copied(f):
+        "What `dst` and `src` hold after `f`, and before"
+        torch.manual_seed(42)
+        dst,src = target().double(),source()
+        _wake(src)
+        before = _state(dst),_state(src)
+        _run(lambda: (f(dst, src), True))   # to give None is right here
+        return dst,src,*before
+    dst,src,old_dst,old_src = copied(my_copy)
+    if not _equal(src, old_src): raise Wrong('`src` has changed: copy from it, into `dst`')
+    if _equal(dst, old_dst): raise Wrong('not written yet: `dst` is as it was')
+    mine = _state(dst)
+    def differs(version, _):
+        right = copied(version)[0].state_dict()
+        off = [k for (k,b),a in zip(right.items(), mine) if a.is_floating_point() and not torch.equal(a.double(), b)]
+        return off and 'these entries of `dst` are not those of `src`: ' + ', '.join(off)[:200]
+    def by_name(dst, src):
+        dst.load_state_dict({k:v for k,v in src.state_dict().items() if k in dst.state_dict()}, strict=False)
+    def some(which):
+        def f(dst, src):
+            for a,b in zip(which(dst), which(src)): a.data.copy_(b)
+        return f
+    _judge(differs, copy_weights, [0], [
+        ('running means and variances are missing: they are buffers, and `state_dict()` has them too',
+         some(lambda m: m.parameters())),
+        ('only entries that have the same name in both nets are copied; go by the order', by_name),
+        ('only the kernels are copied', some(lambda m: [p for p in m.parameters() if p.dim()==4])),
+        ('only the buffers are copied', some(lambda m: m.buffers()))])
+    if any(p.dtype!=torch.double for p in dst.parameters()):
+        raise Wrong('`dst` was in double precision, and no longer is: copy the numbers into its tensors with `copy_`')
+    with torch.no_grad():
+        for t in src.state_dict().values(): t.zero_()
+    if not _equal(dst, mine): raise Wrong('the nets now share tensors, and what changes one changes the other: `copy_`')
+    for what,dst,src in [('`src` has a layer less', nn.Sequential(source(), nn.Linear(2, 2)), source()),
+                         ('`src` has a layer more', source(), nn.Sequential(source(), nn.Linear(2, 2))),
+                         ('the last layer has another shape', target(3), source()),
+                         ('an entry of shape (1, 4) should fill one of (2, 4)',
+                          *[nn.Linear(4, n, bias=False) for n in (2,1)])]:
+        before = _state(dst)
+        try: _run(lambda: (my_copy(dst, src), True))
+        except _Stopped: pass
+        else: raise Wrong(f'{what}: expected an error, and none came')
+        if not _equal(dst, before):
+            raise Wrong(f'{what}: an error comes, but by then other entries are copied. Look at all of them first')
+    return 'All of it, or nothing.'
+
+@exercise('07', 'Fold the bias')
+def fold_bias(my_fold):
+    "A function of a convolution and the batch norm behind it to the same two, with the bias in the running mean"
+    def pair(*args, **kwargs):
+        m = nn.Sequential(nn.Conv2d(*args, **kwargs), nn.BatchNorm2d(args[1], eps=.02, momentum=.3))
+        _wake(m)
+        nn.init.normal_(m[0].bias)
+        return m
+    def known(change):
+        def fold(conv, bn):
+            conv,bn = deepcopy(conv),deepcopy(bn)
+            b,conv.bias = conv.bias.detach(),None
+            change(conv, bn, b)
+            return nn.Sequential(conv, bn)
+        return fold
+    def taken(bn, b): bn.running_mean -= b
+    def other(**kwargs):
+        def change(conv, bn, b):
+            taken(bn, b)
+            for k,v in kwargs.items():
+                for m in (conv,bn):
+                    if hasattr(m, k): setattr(m, k, v)
+        return change
+    def outputs(f, given, x):
+        conv,bn = deepcopy(given)
+        m = _run(f, conv, bn)
+        parts = m if isinstance(m, (list,tuple)) else [m]
+        if not all(isinstance(o, nn.Module) for o in parts): raise Wrong(f'expected the two layers, came {_brief(m)}')
+        m = nn.Sequential(*parts)
+        if conv.bias is None or not _equal(nn.Sequential(conv, bn), _state(given)):
+            raise Wrong('the layers that you were given have changed: fold in copies')
+        if any(isinstance(o, nn.Conv2d) and o.bias is not None for o in m.modules()):
+            raise Wrong('the convolution still has a bias: set it to None')
+        return [_tensor(m.train(mode), x) for mode in (False,True,False)]
+    def differs(version, case):
+        modes = 'in eval mode','right in eval mode; in train mode','right until it trains; after that, in eval mode'
+        for mode,y,z in zip(modes, *(outputs(f, *case) for f in (my_fold,version))):
+            if said:=_off(y, z, 1e-4): return f'{mode} {said}'
+    cases = [(pair(3, 5, 3, stride=2, padding=1), torch.randn(4,3,7,6)), (pair(4, 6, 1), torch.randn(4,4,5,3))]
+    _judge(differs, known(lambda conv,bn,b: taken(bn, b)), cases, [
+        ('the sign is wrong: batch norm subtracts its mean, so a bias that is gone has to be gone from the mean too',
+         known(lambda conv,bn,b: taken(bn, -b))),
+        ('the bias is dropped, and nothing makes up for it', known(noop)),
+        ('beta comes after the division by the deviation and gamma, which the bias went through: fold it into the mean',
+         known(lambda conv,bn,b: bn.bias.data.add_(b))),
+        ('right in eval mode, by way of beta; but in training the mean of the batch takes a bias away, and beta stays',
+         known(lambda conv,bn,b: bn.bias.data.add_(bn.weight.data*b/(bn.running_var+bn.eps)**.5))),
+        ('the bias is scaled; the mean is that of what the convolution puts out, where the bias is as it is',
+         known(lambda conv,bn,b: taken(bn, b/(bn.running_var+bn.eps)**.5))),
+        ('`eps` or `momentum` of the batch norm is lost: copy the layer', known(other(eps=1e-5, momentum=.1))),
+        ('`eps` or `momentum` of the batch norm is lost: copy the layer', known(other(momentum=.1))),
+        ('`eps` or `momentum` of the batch norm is lost: copy the layer', known(other(eps=1e-5))),
+        ('stride and padding of the convolution are lost: copy the layer', known(other(stride=(1,1), padding=(0,0)))),
+        ('the stride of the convolution is lost: copy the layer', known(other(stride=(1,1)))),
+        ('the padding of the convolution is lost: copy the layer', known(other(padding=(0,0))))])
+    return 'The same in eval mode, in train mode, and after training.'
+
+@exercise('07', "Sides in Keras' net")
+def keras_sides(sides, inputs):
+    "Of `keras_resnet50(size=224)`: after conv1, max_pool, the four stages and avg_pool; inputs of the linear layer"
+    with torch.device('meta'): net,x = keras_resnet50(size=224).eval(),torch.zeros(1,3,224,224)
+    right = {}
+    for name,m in net.named_children():
+        x = m(x)
+        if name=='flatten': break
+        if name not in ('bn_conv1','relu'): right[name] = x.shape[-1]
+    names = [*right]
+    try: sides = [*sides]
+    except TypeError: raise Wrong(f'sides: expected {len(names)} numbers, came {_brief(sides)}') from None
+    if any(o is ... or o is None for o in sides): raise _Blank
+    if len(sides)!=len(names):
+        raise Wrong(f"sides: expected {len(names)} numbers, after {', '.join(names)}; came {len(sides)}")
+    def differs(version, i):
+        if sides[i]!=version[i]: return f'sides: {sides[i]!r} after {names[i]} is not it'
+    _judge(differs, [*right.values()], range(len(names)), [
+        ('sides: the max-pool has no padding here, and no window hangs over the edge', [112,56,56,28,14,7,4]),
+        ('sides: the first convolution has padding 3', [109,54,54,27,14,7,4]),
+        ('sides: a strided 1x1 convolution begins with the first pixel, so it rounds up', [112,55,55,27,13,6,3]),
+        ('sides: stage 2 keeps the grid; the max-pool has just halved it', [112,55,28,14,7,4,2]),
+        ('sides: the window of the last pool is 2x2, not the whole grid', [112,55,55,28,14,7,1]),
+        ('sides: the last window of avg_pool may hang over the edge', [112,55,55,28,14,7,3]),
+        ('sides: avg_pool moves by 2, as its window is wide', [112,55,55,28,14,7,6]),
+        ('sides: 224 is the picture; begin with the side after conv1', [224,112,55,55,28,14,7]),
+        ('sides: that is for a picture of 64 pixels', [32,15,15,8,4,2,1])])
+    c,n = x.shape[1]//right['avg_pool']**2,x.shape[1]
+    _number(inputs, n, ('that is for a pool over the whole grid; here 4x4 places are left', c),
+            ('that is before avg_pool, which leaves 4x4 places', c*7*7),
+            ('a grid of 4x4 has 16 places, and the last stage ends in 2048 channels', c*4),
+            ('3x3 places would be left if avg_pool rounded down', c*9), ('each place has 2048 channels', 16),
+            what='inputs: ')
+    return f'The linear layer of the net for 64 pixels has {c:,} inputs.'
+
+@exercise('07', 'Pre-activation')
+def preact(MyPreAct):
+    "A class of ni, nf, stride"
+    def bias_conv(ni, nf, ks=3, stride=1): return nn.Conv2d(ni, nf, ks, stride, ks//2)
+    def around(m, x): return x if m.way is None else m.way(x)
+    def known(join=lambda m,x,y: m.convs(y)+around(m, x if m.way is None else y), pre=norm_relu, mid=norm_relu,
+              end=lambda nf: nn.Identity(), conv=bare_conv, way=None, strides=lambda s: (s,1), always=False):
+        class Block(nn.Module):
+            def __init__(self, ni, nf, stride=1):
+                super().__init__()
+                a,b = strides(stride)
+                self.pre = pre(ni)
+                self.convs = nn.Sequential(conv(ni, nf, 3, a), mid(nf), conv(nf, nf, 3, b), end(nf))
+                self.way = (way or conv)(ni, nf, 1, stride) if always or ni!=nf or stride>1 else None
+            def forward(self, x): return join(self, x, self.pre(x))
+        return Block
+    def relu_first(nf): return nn.Sequential(nn.ReLU(), BatchNorm(nf))
+    _module(MyPreAct, PreActBlock, _block_cases,
+        ('that is v1: norm and ReLU come before each convolution, and nothing after the sum', BasicBlock),
+        ('the 1x1 convolution takes the raw input; it should take what norm and ReLU have made of it',
+         known(lambda m,x,y: m.convs(y)+around(m, x))),
+        ('where the shape stays, the path takes `x` itself; here norm and ReLU stand in its way',
+         known(lambda m,x,y: m.convs(y)+around(m, y))),
+        ('the branch takes the raw input: what norm and ReLU have made of it is lost',
+         known(lambda m,x,y: m.convs(x)+around(m, x if m.way is None else y))),
+        ('branch and path take the raw input: what norm and ReLU have made of it is lost',
+         known(lambda m,x,y: m.convs(x)+around(m, x))),
+        ("norm and ReLU are computed twice, which moves the norm's averages twice a step: once, for branch and path",
+         known(lambda m,x,y: m.convs(y)+(x if m.way is None else m.way(m.pre(x))))),
+        ('a ReLU follows the sum; the path should be free', known(lambda m,x,y: F.relu(
+            m.convs(y)+around(m, x if m.way is None else y)))),
+        ('the way around is missing', known(lambda m,x,y: m.convs(y))),
+        ('the ReLU before the first convolution is missing', known(pre=BatchNorm)),
+        ('the ReLU before the second convolution is missing', known(mid=BatchNorm)),
+        ('the norm before the first convolution is missing', known(pre=lambda n: nn.ReLU())),
+        ('the norm before the second convolution is missing', known(mid=lambda n: nn.ReLU())),
+        ('the ReLU comes before the norm; norm first', known(pre=relu_first, mid=relu_first)),
+        ('a norm follows the second convolution; the next block begins with one', known(end=BatchNorm)),
+        ('norm and ReLU follow the second convolution; the next block begins with them', known(end=norm_relu)),
+        ('the 1x1 convolution on the path has a norm; it should be bare',
+         known(way=lambda ni,nf,ks,s: _strided(ni, nf, s))),
+        ('there is a 1x1 convolution where the shape stays; leave it out there', known(always=True)),
+        ('the 1x1 convolution is missing where only the size changes',
+         known(way=lambda ni,nf,ks,s: PadChannels(nf, s) if ni==nf else bare_conv(ni, nf, 1, s))),
+        ('the path pools, as in `ResBlock`; here the 1x1 convolution has the stride',
+         known(way=lambda ni,nf,ks,s: _around(ni, nf, s, proj=lambda ni,nf: bare_conv(ni, nf, 1)))),
+        ('the convolutions have a bias; leave it out', known(conv=bias_conv)),
+        ('the convolutions of the branch have a bias; leave it out', known(conv=bias_conv, way=bare_conv)),
+        ('the 1x1 convolution has a bias; leave it out', known(way=bias_conv)),
+        ('the second convolution has the stride; the first should', known(strides=lambda s: (1,s))),
+        ('both convolutions have the stride; only the first should', known(strides=lambda s: (s,s))),
+        ('`stride` is not used', lambda ni,nf,s: PreActBlock(ni, nf)), library=(PreActBlock,))
+    return 'Where the shape stays nothing stands in the way of `x`.'
+
+@exercise('07', 'Softmax twice')
+def loss_floor(lowest, highest):
+    "The least and the greatest loss for 100 classes when a softmax comes before a cross-entropy that has its own"
+    low,high = math.log(1+99/math.e),math.log(math.e+99)
+    def logs(p): return [('that is the probability; the loss is minus its logarithm', p),
+                         ('a loss is minus the logarithm, so it is not negative', math.log(p)),
+                         *[('the natural logarithm, please', -f(p)) for f in (math.log2,math.log10)]]
+    guess = 'that is the loss of a net that does not know: all shares are equal',math.log(100)
+    _number(lowest, low, ('that is so for scores; a softmax gives 1 at most, and that is taken for a score', 0), guess,
+            ('that is for 10 classes', math.log(1+9/math.e)), ('the others are 99, not 100', math.log(1+100/math.e)),
+            ('that is the greatest loss', high), *logs(math.e/(math.e+99)), what='lowest: ', rtol=1e-3)
+    _number(highest, high, ('that is so for scores; what comes from a softmax is between 0 and 1', math.inf), guess,
+            ('that is for 10 classes', math.log(9+math.e)), ('the others are 99, not 100', math.log(math.e+100)),
+            ('that is the least loss', low), *logs(1/(math.e+99)), what='highest: ', rtol=1e-3)
+    return 'From best to worst is exactly 1, for any number of classes.'
+
+# %% ../nbs/20_check.ipynb #038182d9
+from contextlib import suppress
+from .speed import load_photo
+from .training import write_whole
+
+@exercise('08', 'Bytes in a cache')
+def cache_bytes(n):
+    "Of 900 photos of 500x375 pixels and 100 of 120x90, at a presize of 160"
+    with tempfile.TemporaryDirectory() as d:
+        def nbytes(w, h):
+            Image.new('RGB', (w,h)).save(file:=Path(d)/'photo.png')
+            return load_photo(file, 160).nbytes
+        large,small = nbytes(500, 375),nbytes(120, 90)
+    right,rest = 900*large + 100*small,100*small
+    _number(n, right, ('three bytes a pixel, one for each colour', right/3),
+            ('the photos of 120x90 are made larger here; one that is smaller than the presize stays', 1000*large),
+            ('the small photos are missing', right-rest),
+            ('no squares are kept: the longer side keeps its proportion', 900*160*160*3 + rest),
+            ('no squares are kept: the longer side keeps its proportion', 900*160*160*3 + 100*90*90*3),
+            ('no squares are kept, and a small photo stays as it is', 1000*160*160*3),
+            ('the shorter side is made 160, not the longer', 900*160*120*3 + rest),
+            ('the large photos are reduced before they are kept', 900*500*375*3 + rest),
+            ('a byte for each number: the floats are made later, by batch', 4*right),
+            ('bytes, not bits', 8*right), rtol=.005)
+    return f'{right/1e6:.0f} MB, whatever the photos show.'
+
+@exercise('08', 'Whole or not at all')
+def whole(my_save):
+    "A function of a file and of a function that writes into an open binary file"
+    class Full(OSError): "What the writer raises where it fails"
+    ends = dict(well=None, error=Full('the disk is full'), stop=KeyboardInterrupt())
+    def seen(f, case):
+        "What was there while `f` wrote, and afterwards"
+        old,error = case[0],ends[case[1]]
+        with tempfile.TemporaryDirectory() as d:
+            file,res,inode = Path(d)/'photos.bin',{},None
+            if old: file.write_bytes(b'old')
+            def held(): return file.read_bytes().decode() if file.exists() else None
+            def write(o):
+                nonlocal inode
+                o.write(b'new ')
+                with suppress(OSError): o.flush(); inode = os.fstat(o.fileno()).st_ino
+                res.update({'meanwhile the file holds':held(), 'beside it is one more':len(Path(d).ls())>bool(old)})
+                if error: raise error
+                o.write(b'photos')
+            came = None
+            try: _run(lambda: (f(file, write), True))
+            except KeyboardInterrupt: came = 'stop'
+            except _Stopped as e:
+                if 'Full' not in e.error: raise
+                came = 'error'
+            if not res: raise _Blank   # it has not called `write`
+            return res | {'what comes out':came, 'afterwards the file holds':held(),
+                          'left beside it':len(Path(d).ls())-file.exists(),
+                          'renamed':bool(error) or not inode or not file.exists() or file.stat().st_ino==inode}
+    def differs(version, case):
+        got,want = seen(my_save, case),seen(version, case)
+        for k,v in want.items():
+            if got[k]!=v: return f"{'an' if case[0] else 'no'} old file, {case[1]}: {k}: expected {v}, came {got[k]}"
+    def right(file, write):
+        with write_whole(file, 'wb') as f: write(f)
+    def straight(file, write):
+        with open(file, 'wb') as f: write(f)
+    def swallows(file, write):
+        with suppress(Full): right(file, write)
+    def elsewhere(file, write):
+        with tempfile.TemporaryDirectory() as d:
+            straight(Path(d)/'new', write)
+            shutil.move(Path(d)/'new', file)
+    def beside(then=os.replace, first=lambda file: None, caught=BaseException, fails=lambda tmp,file: tmp.unlink()):
+        "Writes beside the file, with what can be wrong in the rest"
+        def f(file, write):
+            first(file)
+            tmp = file.with_suffix('.new')
+            try: straight(tmp, write)
+            except caught: fails(tmp, file); raise
+            then(tmp, file)
+        return f
+    copied = 'what is beside the file is copied: for a while half of it is there. Rename it'
+    _judge(differs, right, list(product((True,False), ends)), [
+        ('it is written under its own name, where for a while half of it is there', straight),
+        ('what is written is not beside the file, but in memory or in another folder, perhaps on another disk: '
+         'from there it can only be copied', elsewhere),
+        (copied, beside(shutil.copy)), (copied, beside(lambda tmp,file: (shutil.copy(tmp, file), tmp.unlink()))),
+        ('the half file gets its name even after an error: rename it only if all went well', beside(fails=os.replace)),
+        ('after an error half a file is left beside it: clean up in a `finally`', beside(fails=lambda tmp,file: None)),
+        ('after Ctrl+C half a file is left beside it: `KeyboardInterrupt` is no `Exception`. Clean up in a `finally`',
+         beside(caught=Exception)),
+        ('the error is swallowed: who called has to know that nothing was saved', swallows),
+        ('the old file is deleted before there is a new one', beside(first=lambda file: file.unlink(missing_ok=True)))])
+    return 'At any moment there is the old file or the new one.'
+
+@exercise('08', 'A crop of a given area')
+def crop_box(my_box):
+    "A function of h, w, area (a share), ratio (width to height), u and v from 0 to below 1 to top, left, height, width"
+    def box(h, w, area, ratio, u, v, side=lambda h,w,a: (a*h*w)**.5, root=lambda r: r**.5, whole=round,
+            place=lambda u,n: int(u*(n+1))):
+        s,r = side(h, w, area),root(ratio)
+        ch,cw = whole(s/r),whole(s*r)
+        return place(u, h-ch), place(v, w-cw), ch, cw
+    def known(**kw): return partial(box, **kw)
+    def then(f, **kw): return lambda *a: f(*box(*a, **kw))
+    def tupled(f):
+        @wraps(f)
+        def g(*a):
+            res = _run(f, *a)
+            if hasattr(res, 'tolist'): res = res.tolist()
+            return tuple(res) if isinstance(res, list) else res
+        return g
+    cases = [(160,213,.5,1.25,.999,.4), (213,160,.2,.8,.3,.999), (300,200,.35,.75,.7,.2), (160,213,.9,1.3,.5,.999)]
+    _function(tupled(my_box), box, cases,
+        ('height and width are exchanged: the ratio is width to height', lambda h,w,a,r,u,v: box(h,w,a,1/r,u,v)),
+        ('`area` is taken as a share of each side: a crop of half the sides has a quarter of the area',
+         known(side=lambda h,w,a: a*(h*w)**.5)),
+        ("`area` is taken as a share of each side, and the ratio as one to the photo's own",
+         lambda h,w,a,r,u,v: box(h,w,a*a,r*w/h,u,v)),
+        ("the ratio is the crop's own, not one to that of the photo", lambda h,w,a,r,u,v: box(h,w,a,r*w/h,u,v)),
+        ('width over height is the square of the ratio, here: one side takes its root, the other is divided by it',
+         known(root=lambda r: r)),
+        ('the sides have the right ratio, and another area: both take the root of the ratio',
+         lambda h,w,a,r,u,v: box(h,w,a*r,r,u,v)),
+        ('the sides have the right ratio, and another area: both take the root of the ratio',
+         lambda h,w,a,r,u,v: box(h,w,a/r,r,u,v)),
+        ('the sides are rounded down; expected the nearest', known(whole=int)),
+        ('the last place is never drawn: there are `h-height+1` places for the top', known(place=lambda u,n: int(u*n))),
+        ('the crop sticks out: the place is drawn from the whole photo',
+         lambda h,w,a,r,u,v: (int(u*h), int(v*w), *box(h,w,a,r,u,v)[2:])),
+        ('`u` and `v` are not used: the crop is in the middle', known(place=lambda u,n: n//2)),
+        ('`u` and `v` are exchanged: `u` is for the top', lambda h,w,a,r,u,v: box(h,w,a,r,v,u)),
+        ('expected top, left, height, width; top and left are exchanged', then(lambda t,l,h,w: (l,t,h,w))),
+        ('expected top, left, height, width; height and width are exchanged', then(lambda t,l,h,w: (t,l,w,h))),
+        ("Pillow's order came (left, top, right, bottom); expected top, left, height, width",
+         then(lambda t,l,h,w: (l,t,l+w,t+h))),
+        ('expected height and width of the crop, came its lower right corner', then(lambda t,l,h,w: (t,l,t+h,l+w))))
+    return 'All crops of one area are equally large, whatever their ratio.'
+
+@exercise('08', 'A convolution as a product')
+def as_product(my_conv):
+    "A function of x (bs, ni, h, w), weights (nf, ni, ks, ks), stride and padding to what `F.conv2d` gives"
+    def conv(x, w, stride, padding): return F.conv2d(x, w, stride=stride, padding=padding)
+    def rows(x, w, s, p, order=lambda w: w): return order(w).flatten(1) @ F.unfold(x, w.shape[2], padding=p, stride=s)
+    def product(x, w, s, p, **kw): return rows(x, w, s, p, **kw).view_as(conv(x, w, s, p))
+    # squares first: there no mistake raises an error
+    cases = [(torch.randn(2,ni,*hw), torch.randn(nf,ni,ks,ks), s, p)
+             for ni,nf,hw,ks,s,p in ((3,4,(8,8),3,2,1), (3,3,(7,6),3,1,1), (2,5,(5,9),1,1,0), (2,3,(9,8),5,3,2))]
+    with FlopCounterMode(display=False) as count: _run(my_conv, *deepcopy(cases[0]))
+    if any('conv' in str(o) for o in count.get_flop_counts().get('Global', ())):
+        raise Wrong("PyTorch's convolution is in it: take `F.unfold` and a matrix product")
+    _function(my_conv, conv, cases,
+        ('`stride` is not used', lambda x,w,s,p: conv(x, w, 1, p)),
+        ('`padding` is not used', lambda x,w,s,p: conv(x, w, s, 0)),
+        ('stride and padding are exchanged: `F.unfold` takes `padding` before `stride`',
+         lambda x,w,s,p: conv(x, w, p, s)),
+        ('the weights are in another order than the rows of `F.unfold`: channel by channel, each kernel row by row',
+         partial(product, order=lambda w: w.permute(0,2,3,1))),
+        ('the rows and columns of the kernels are exchanged', partial(product, order=lambda w: w.mT)),
+        ('the kernels are mirrored; `conv2d` takes them as they are', lambda x,w,s,p: conv(x, w.flip(2,3), s, p)),
+        ('height and width are exchanged', lambda x,w,s,p: conv(x, w, s, p).mT),
+        ('height and width are exchanged',
+         lambda x,w,s,p: (y:=conv(x, w, s, p)).reshape(*y.shape[:2], y.shape[3], y.shape[2])),
+        ('the places are still in one row: give them their height and width', rows),
+        ('the places come before the channels: expected (bs, nf, h, w)', lambda x,w,s,p: rows(x, w, s, p).mT),
+        ('the places come before the channels: expected (bs, nf, h, w)',
+         lambda x,w,s,p: conv(x, w, s, p).permute(0,2,3,1)),
+        ('channels and places are mixed up: move the axis of the channels, `view` only counts on',
+         lambda x,w,s,p: (y:=conv(x, w, s, p)).permute(0,2,3,1).reshape(y.shape)))
+    return 'One product, of any kernel, stride and padding.'
+
+@exercise('08', 'How near to the limit')
+def peak_share(share, limit):
+    "Of 200 images a second in training, 600 million multiply-adds an image, and 2e12 operations a second at the peak"
+    right,most = 6*200*600e6/2e12,2e12/(6*600e6)
+    per = [(1, 'a multiply-add is two operations, and the backward pass has two products for each of the forward pass'),
+           (2, 'that is the forward pass alone; the backward pass has twice as many operations'),
+           (3, 'a multiply-add is two operations'),
+           (4, 'the backward pass has two products for each of the forward pass, for activations and for weights')]
+    _number(share, right, *[(words, right*n/6) for n,words in per], ('a share between 0 and 1, not percent', 100*right),
+            ('the other way round: which part of the peak is used?', 1/right), rtol=.01, what='share: ')
+    _number(limit, most, *[(words, most*6/n) for n,words in per],
+            ('that is the share of what it does now; the question is for images a second', 1/right),
+            ('a limit is above what is reached: divide by the share', 200*right),
+            ('that is seconds an image', 1/most), rtol=.01, what='limit: ')
+    return 'Whatever a step takes beyond that is no product.'
+
+# %% ../nbs/20_check.ipynb #a66e6e30
+from .recipe import factorial16
+
+@exercise('09', 'Where a smoothed loss is smallest')
+def smoothing_best(p, loss):
+    "With smoothing 0.2 and 100 classes: the probability of the right class, and the loss there"
+    def best(eps, c): return 1-eps+eps/c
+    def least(eps, c):
+        q = torch.full((1,c), eps/c)
+        q[0,0] = best(eps, c)
+        return LabelSmoothingCrossEntropy(eps)(q.log(), tensor([0])).item()
+    q,right = best(.2, 100),least(.2, 100)
+    _number(p, q, ('the right class has its share of the last fifth, too: all 100 classes do', .8),
+            ('the last fifth is shared out among 100 classes, not 10', best(.2, 10)),
+            ('that is for a smoothing of 0.1', best(.1, 100)), ('that is for ten classes and a smoothing of 0.1', .91),
+            ('that is what each of the other classes gets', .002), ('that is what all others get together', 1-q),
+            ('at 1 the others have 0, and the logarithm of 0 is endless', 1), rtol=.001, what='p: ')
+    own,other = -q*math.log(q),-.002*math.log(.002)
+    _number(loss, right, ('only the right class is counted, as if nothing were smoothed', -math.log(q)),
+            ('only the right class is counted; 99 others have a part in the loss', own),
+            ('the right class is missing', 99*other), ('there are 99 other classes, not one', own+other),
+            ('there are 99 other classes, and the right one is counted already', own+100*other),
+            ('the sign is wrong: a loss is above 0', -right),
+            ('take natural logarithms; these are to the base 2', right/math.log(2)),
+            ('take natural logarithms; these are to the base 10', right/math.log(10)),
+            ('that is for ten classes and a smoothing of 0.1', least(.1, 10)),
+            ('a smoothed loss does not come down to 0', 0), rtol=.005, what='loss: ')
+    return f'A loss of {right:.2f}, and no net could do better.'
+
+@exercise('09', 'Mixup')
+def mixup(my_mix, my_loss):
+    "Functions of x, lam and perm to the mixed photos, and of scores, y, lam and perm to the mean loss"
+    def mix(x, lam, perm): return torch.lerp(x[perm], x, lam[:,None,None,None])
+    one = partial(F.cross_entropy, reduction='none')
+    def losses(s, y, lam, perm): return lam*one(s, y) + (1-lam)*one(s, y[perm])
+    def loss(*a): return losses(*a).mean()
+    each = 'each photo has a `lam` of its own: weigh its losses before you take the mean'
+    scores = 'the scores are permuted: they belong to the mixed photos. Permute the labels only'
+    perms = {o:tensor([int(i) for i in s]) for o,s in ((4,'1302'),(5,'20413'),(7,'3056124'))}   # none undoes itself
+    def draw(n): return torch.rand(n),perms[n]
+    # as wide as the batch first: there a wrong axis raises no error
+    _function(my_mix, mix, [(torch.rand(n,3,4,w), *draw(n)) for n,w in ((5,5),(4,6))],
+        ('`lam` went along the width: give it three more axes', lambda x,l,p: x*l+(1-l)*x[p]),
+        ('the shares are exchanged: `lam` is for the photo itself', lambda x,l,p: mix(x, 1-l, p)),
+        ('each photo has a `lam` of its own; here all have that of the first', lambda x,l,p: mix(x, l[:1], p)),
+        ('each photo has a `lam` of its own; here all have the mean', lambda x,l,p: mix(x, l.mean()[None], p)),
+        ('the shares do not add up to 1: the other photo has `1-lam`', lambda x,l,p: x*l[:,None,None,None]+x[p]),
+        ('the shares do not add up to 1: the photo itself has `lam`', lambda x,l,p: x+(1-l[:,None,None,None])*x[p]),
+        ('`lam` is not used: that is the mean of both', lambda x,l,p: (x+x[p])/2),
+        ('the other photo is `x[perm]`; here it is another', lambda x,l,p: mix(x, l, p.argsort())),
+        ('the other photo is `x[perm]`; here it is the one from the other end',
+         lambda x,l,p: torch.lerp(x.flip(0), x, l[:,None,None,None])),
+        ('`lam` is permuted too: it belongs to the photo itself', lambda x,l,p: mix(x, l[p], p)),
+        ('the photos come out as they were', lambda x,l,p: x))
+    _function(my_loss, loss, [(torch.randn(n,7), torch.randint(7, (n,)), *draw(n)) for n in (7,5)],
+        ('the shares are exchanged: `lam` is for the own label', lambda s,y,l,p: loss(s,y,1-l,p)),
+        ('the label of the other photo is missing', lambda s,y,l,p: F.cross_entropy(s, y)),
+        (each, lambda s,y,l,p: loss(s,y,l.mean(),p)), (each, lambda s,y,l,p: loss(s,y,l[0],p)),
+        (each, lambda s,y,l,p: l*F.cross_entropy(s, y) + (1-l)*F.cross_entropy(s, y[p])),
+        (scores, lambda s,y,l,p: (l*one(s, y) + (1-l)*one(s[p], y[p])).mean()),
+        (scores, lambda s,y,l,p: (l*one(s, y) + (1-l)*one(s[p], y)).mean()),
+        ('expected the mean over the batch, came the sum', lambda *a: losses(*a).sum()),
+        ('expected one number, came one a photo: the mean is missing', losses),
+        ('softmax came before a loss that has one already', lambda s,y,l,p: loss(s.softmax(1),y,l,p)),
+        ('the class numbers are mixed: between two of them lies a third class, which is on neither photo',
+         lambda s,y,l,p: F.cross_entropy(s, (l*y+(1-l)*y[p]).long())))
+    return 'Two labels for each photo, in the shares of its two pictures.'
+
+@exercise('09', 'A running average of the weights')
+def running_average(my_update):
+    "A function of average, net, decay and n, the step's number, that brings the average up to date"
+    def net(seed):
+        torch.manual_seed(seed)
+        m = nn.Sequential(nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3), nn.Linear(3, 2))
+        _wake(m)
+        m[1].num_batches_tracked.fill_(seed)
+        return m
+    def update(average, net, decay, n, keep=lambda d,n: min(d, (1+n)/(10+n)), skip=(), copied='tracked'):
+        new = net.state_dict()
+        for k,o in average.state_dict().items():
+            if k.endswith(copied): o.copy_(new[k])
+            elif not k.endswith(skip): o.lerp_(new[k], 1-keep(decay, n))
+    def known(**kw): return partial(update, **kw)
+    def after(f, case):
+        average,now = net(3),net(8)
+        _run(lambda: (f(average, now, *case), True))
+        return average.state_dict(),now.state_dict()
+    def differs(version, case):
+        (got,now),(want,as_was) = after(my_update, case),after(version, case)
+        for k,v in as_was.items():
+            if not torch.equal(now[k], v): return f'{k} of the net itself has changed; only the average should'
+        for k,v in want.items():
+            if not _same(got[k].double(), v.double()):
+                few = [[round(o, 4) for o in t.flatten()[:3].tolist()] for t in (v,got[k])]
+                return f'for decay={case[0]} and n={case[1]}, {k}: expected {few[0]}, came {few[1]}'
+    cases = [(.9,2), (.99,30), (.9,1000), (.99,5000)]
+    came,before = after(my_update, cases[0]),[net(o).state_dict() for o in (3,8)]
+    if all(torch.equal(o, b[k]) for a,b in zip(came, before) for k,o in a.items()):
+        raise Wrong('not written yet: nothing in the average has changed')
+    stats,warm = ('running_mean','running_var'),'`min(decay, (1+n)/(10+n))`'
+    _judge(differs, update, cases, [
+        ("batch norm's running mean and variance stay behind: they belong to the weights. See `state_dict`",
+         known(skip=stats)),
+        ("batch norm's running mean and variance stay behind: they belong to the weights. See `state_dict`",
+         known(skip=(*stats,'tracked'), copied=())),
+        ("batch norm's running mean and variance are copied: they belong to the weights, so average them too",
+         known(copied=(*stats,'tracked'))),
+        (f'right later on; in the first steps the average keeps less: {warm}', known(keep=lambda d,n: d)),
+        (f'right in the first steps; later on the decay counts: {warm}', known(keep=lambda d,n: (1+n)/(10+n))),
+        (f'the larger of the two; expected the smaller: {warm}', known(keep=lambda d,n: max(d, (1+n)/(10+n)))),
+        ('the shares are exchanged: `decay` is what the average keeps of itself',
+         known(keep=lambda d,n: 1-min(d, (1+n)/(10+n)))),
+        ('the average keeps nothing: the net is copied', known(keep=lambda d,n: 0)),
+        ('`decay` is not used: that is the mean of both', known(keep=lambda d,n: .5)),
+        ("batch norm's count of batches is a whole number, of which there is no average: copy it",
+         known(skip='tracked', copied=()))])
+    return 'Weights and statistics, and it soon forgets where it began.'
+
+@exercise('09', 'What weight decay leaves alone')
+def decay_groups(my_groups):
+    "A function of a net and wd to parameter groups for `torch.optim.AdamW`"
+    m = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 5, bias=False),
+                      nn.BatchNorm1d(5), nn.Linear(5, 1))
+    def groups(spared=lambda o,k,p: p.ndim<2, rest=lambda ps: [dict(params=ps, weight_decay=0.)]):
+        "A version that does not decay the parameters of which `spared(module, name, parameter)` is true"
+        def f(net, wd):
+            ps = [(p, spared(o, k, p)) for o in net.modules() for k,p in o._parameters.items() if p is not None]
+            return [dict(params=[p for p,no in ps if not no], weight_decay=wd), *rest([p for p,no in ps if no])]
+        return f
+    def decays(f, wd):
+        res = {}
+        for g in _run(lambda: list(_run(f, m, wd))):
+            if not (isinstance(g, dict) and 'params' in g):
+                raise Wrong(f'expected a list of dicts with `params` and `weight_decay`, came {type(g).__name__} in it')
+            for p in _run(lambda: [g['params']] if isinstance(g['params'], Tensor) else list(g['params'])):
+                p = p[1] if isinstance(p, tuple) else p   # names are allowed, too
+                if id(p) in res: raise Wrong('a parameter is in two groups, which an optimiser refuses')
+                res[id(p)] = g.get('weight_decay', .01)   # AdamW's own
+        return {k:res.get(id(p)) for k,p in m.named_parameters()}
+    def differs(version, wd):
+        got,want = decays(my_groups, wd),decays(version, wd)
+        for k,v in want.items():
+            if got[k]!=v: return f'the decay of {k}: expected {v}, came {got[k]}'
+    def kind(*types): return lambda o,k,p: isinstance(o, types)
+    _judge(differs, groups(), [.05,.3], [
+        ('not changed yet: all parameters are decayed', groups(lambda *_: False)),
+        ('the gammas of batch norms are decayed: their names end in `weight` too', groups(lambda o,k,p: k=='bias')),
+        ('biases of convolutions and linear layers are decayed', groups(kind(nn.BatchNorm1d, nn.BatchNorm2d))),
+        ('`BatchNorm1d` is a batch norm, too', groups(lambda o,k,p: k=='bias' or isinstance(o, nn.BatchNorm2d))),
+        ('the two are exchanged: kernels are decayed, batch norms and biases are not', groups(lambda o,k,p: p.ndim>1)),
+        ('nothing is decayed', groups(lambda *_: True)),
+        ("linear layers are spared; their weights are decayed as kernels are", groups(lambda o,k,p: p.ndim<4)),
+        ('a group that says nothing gets the decay that AdamW has by itself, 0.01: say `weight_decay=0`',
+         groups(rest=lambda ps: [dict(params=ps)])),
+        ('batch norms and biases are in no group: they would not be trained', groups(rest=lambda ps: []))])
+    return 'As fastai does by itself.'
+
+@exercise('09', 'Eight effects from sixteen runs')
+def main_effects(my_effects):
+    "A function of a plan (runs, things) of -1 and 1 and the runs' accuracies to an effect for each thing"
+    rng = np.random.default_rng(0)
+    def means(plan, y, f=np.mean, minus=1): return np.array([f(y[o>0]) - minus*f(y[o<0]) for o in plan.T])
+    def effects(times=1, over=lambda n: n/2): return lambda plan,y: times*plan.T@y/over(len(y))
+    square = np.array(list(product((-1,1), repeat=3)))
+    cases = [(plan, rng.uniform(.6, .9, len(plan))) for plan in (factorial16(), square, square[:,:2])]
+    def few(o): return np.round(o[:3], 4).tolist()
+    def differs(version, case):
+        got = _run(my_effects, *deepcopy(case))
+        try: got = np.asarray(got, dtype=float)
+        except (TypeError, ValueError, RuntimeError):
+            raise Wrong(f'expected an effect for each thing, came {_brief(got)}') from None
+        want = version(*case)
+        if got.shape!=want.shape: return f'expected {len(want)} numbers, one for each thing, came shape {got.shape}'
+        if not np.allclose(got, want, rtol=1e-4, atol=1e-9):
+            return f'{len(want)} things, {len(case[1])} runs: for the first ones expected {few(want)}, came {few(got)}'
+    _judge(differs, means, cases, [
+        ('that is half of the effect: take off the runs without it, which are half of all', effects(over=lambda n: n)),
+        ('the sums of the runs; expected the means', effects(over=lambda n: 1)),
+        ('the runs without it have to be taken off', partial(means, minus=0)),
+        ('the sign is wrong: with it, minus without', effects(-1)),
+        ('points of accuracy; expected the unit of what is given', effects(100)),
+        ('8 is built in: the plan may have another number of runs', effects(over=lambda n: 8)),
+        ('medians; expected means', partial(means, f=np.median)),
+        ('the ratio; expected the difference', lambda plan,y: np.array([y[o>0].mean()/y[o<0].mean() for o in plan.T]))])
+    return 'Each run is used for all eight questions.'
+
+# %% ../nbs/20_check.ipynb #99628f30
+from .interpret import class_maps
+
+@exercise('10', 'A filter-normalised direction')
+def filter_normal(my_direction):
+    "A function of the weights and of random tensors of the same shapes, two lists, to the normalised tensors"
+    def length(w, dims): return w.pow(2).sum(dims, keepdim=True).sqrt()
+    def scaled(w, d, dims=1, by=length, over=length):
+        dims = tuple(range(dims, w.ndim)) if isinstance(dims, int) else dims
+        return d*by(w, dims)/over(d, dims)
+    def version(each=scaled, flat=lambda w,d: torch.zeros_like(d)):
+        return lambda ws,ds: [(flat if w.ndim<2 else each)(w, d) for w,d in zip(ws, ds)]
+    def known(**kw): return version(partial(scaled, **kw))
+    def one(*_): return 1
+    def draw(case):
+        torch.manual_seed(42)
+        return [[torch.randn(o)*torch.rand(o[0]).add(.2).view(-1,*[1]*(len(o)-1)) for o in case] for _ in range(2)]
+    def differs(f, case):
+        got,want = _run(my_direction, *draw(case)),_run(f, *draw(case))
+        if not isinstance(got, (list,tuple)) or len(got)!=len(want):
+            return f'expected a list of {len(want)} tensors, came {type(got).__name__}'
+        for shape,a,b in zip(case, got, want):
+            if not _same(a, b): return f'for a weight of shape {shape}: ' + (
+                f'expected that shape, came {_brief(a)}' if not isinstance(a, Tensor) or a.shape!=b.shape else
+                f'expected a length of {b.norm():.4g}, came {a.norm():.4g}' if not _close(a.norm(), b.norm()) else
+                'the length is right, and the values are not')
+    moved = 'biases and batch norms move; their direction is 0'
+    _judge(differs, version(), [((4,4,3,3),(4,)), ((6,3,1,1),(6,),(6,),(5,6),(5,))], [
+        ('each layer is as long as that of the net; each filter should be: all the weights that make one channel',
+         known(dims=0)),
+        ('the lengths are those of what one input channel gives; a filter is `w[i]`, what makes one output channel',
+         lambda ws,ds: [scaled(w, d, tuple(i for i in range(w.ndim) if i!=1)) if w.ndim>1 else 0*d
+                        for w,d in zip(ws, ds)]),
+        ('each 3x3 kernel is as long as that of the net; a filter has a kernel for each input channel', known(dims=2)),
+        ('each filter has length 1: the length of that of the net is missing', known(by=one)),
+        ("the random filter's own length is still in it: divide by it", known(over=one)),
+        ('upside down: divide by the length of the random filter, multiply by that of the net',
+         lambda ws,ds: [d*length(d, o)/length(w, o) if w.ndim>1 else 0*d
+                        for w,d in zip(ws, ds) for o in [tuple(range(1,w.ndim))]]),
+        ('the squares of the lengths; the roots are missing',
+         known(by=lambda w,o: length(w,o)**2, over=lambda d,o: length(d,o)**2)),
+        ('each number is as large as the weight; filters should be as long',
+         known(by=lambda w,o: w.abs(), over=lambda d,o: d.abs())),
+        (moved, version(flat=lambda w,d: d)), (moved, version(flat=lambda w,d: d*w.norm()/d.norm())),
+        (moved, version(flat=lambda w,d: d*w.abs()/d.abs())), (moved, version(flat=lambda w,d: d/d.norm())),
+        ('linear layers stay where they are; their rows are filters too',
+         version(lambda w,d: scaled(w, d)*(w.ndim>2)))])
+    return 'Filter by filter as long as the net.'
+
+def _pair(seed, ni=3, nf=3, eps=.1, bias=False, **kw):
+    "A convolution and a batch norm that has seen something"
+    torch.manual_seed(seed)
+    conv,bn = nn.Conv2d(ni, nf, 3, bias=bias, **kw),nn.BatchNorm2d(nf, eps=eps)
+    _wake(bn)
+    return nn.Sequential(conv, bn).eval()
+
+@exercise('10', 'One filter')
+def one_filter(my_twin):
+    "A function of a convolution, its batch norm and k, that makes the first filter k times as large, and nothing else"
+    def after(f, k):
+        m = _pair(0, ni=4, nf=4)
+        _run(lambda: (f(m[0], m[1], k), True))
+        return m.state_dict()
+    def twin(i, mean=1, var=2, eps=True, gamma=0, weight=lambda w,i: w[i]):
+        "The filters `i` k times as large, the running averages k**mean and k**var times, gamma k**gamma"
+        def f(conv, bn, k):
+            weight(conv.weight.data, i).mul_(k)
+            bn.running_mean[i] *= k**mean
+            bn.running_var[i] = bn.running_var[i]*k**var + eps*(k**var-1)*bn.eps
+            bn.weight.data[i] *= k**gamma
+        return f
+    if all(torch.equal(o, _pair(0, ni=4, nf=4).state_dict()[k]) for k,o in after(my_twin, 10.).items()):
+        raise Wrong('not written yet: nothing has changed')
+    def differs(version, k):
+        got,want = after(my_twin, k),after(version, k)
+        off = [name for name,o in want.items() if not _same(got[name].double(), o.double())]
+        if off: return f'other values than expected in {", ".join(off)} (convolution 0, batch norm 1), for k={k:g}'
+    every,first = slice(None),slice(0, 1)
+    _judge(differs, twin(first), [10.,3.], [
+        ('not changed yet: all filters are k times as large', twin(every)),
+        ('a filter is `weight[0]`; this is what the first input channel gives', twin(first, weight=lambda w,i: w[:,i])),
+        ('one weight is k times as large; a filter is all of `weight[0]`', twin(first, weight=lambda w,i: w[0,0,0,:1])),
+        ("only the first filter is larger, and all of batch norm's averages: those of the first channel only",
+         twin(every, weight=lambda w,i: w[:1])),
+        ('all filters are larger, and the averages of one channel', twin(first, weight=lambda w,i: w)),
+        ('the running averages stay: the pair computes something else', twin(first, mean=0, var=0)),
+        ('the running mean stays as it was', twin(first, mean=0)),
+        ('the running variance stays as it was', twin(first, var=0)),
+        ('the variance grows with the square of k', twin(first, var=1)),
+        ('the variance grows with the square of k', twin(first, var=1, eps=False)),
+        ('right but for `eps`: it is added to the variance, and does not grow with it', twin(first, eps=False)),
+        ('gamma undoes the factor: that is right in evaluation only, in training batch norm has undone it before',
+         twin(first, var=0, gamma=-1)),
+        ('the last filter; expected the first', twin(slice(-1, None)))])
+    return 'The twin computes the same, and so a picture should be the same.'
+
+@exercise('10', 'Fold a batch norm')
+def folded(my_fold):
+    "A function of a convolution and the batch norm after it to one convolution that does in evaluation what both do"
+    def fold(scale=lambda bn,s: bn.weight/s.sqrt(), shift=lambda bn,k,b: (b-bn.running_mean)*k + bn.bias, eps=True,
+             axes=lambda k: k[:,None,None,None], **kw):
+        def f(conv, bn):
+            k = scale(bn, bn.running_var + eps*bn.eps)
+            b = shift(bn, k, 0*bn.bias if conv.bias is None else conv.bias)
+            args = dict(stride=conv.stride, padding=conv.padding, groups=conv.groups) | kw
+            return lambda x: F.conv2d(x, conv.weight*axes(k), b, **args)
+        return f
+    cases = [dict(ni=3, nf=3, padding=1), dict(ni=2, nf=5, stride=2, padding=1, bias=True),
+             dict(ni=4, nf=6, groups=2, bias=True)]
+    def done(f, case):
+        pair = _pair(1, **case)
+        was = deepcopy(pair.state_dict())
+        m = _run(f, *pair)
+        if not callable(m): raise Wrong(f'expected a convolution, came {_brief(m)}')
+        if isinstance(m, nn.Module):
+            if any(isinstance(o, nn.BatchNorm2d) for o in m.modules()): raise Wrong('there is still a batch norm in it')
+            m.eval()
+        x = torch.randn(2, case['ni'], 7, 6, generator=torch.Generator().manual_seed(2))
+        with torch.no_grad(): y = _result(m, x)
+        return y,[k for k,v in pair.state_dict().items() if k not in was or not torch.equal(v, was[k])]
+    def differs(version, case):
+        (got,changed),(want,_) = done(my_fold, case),done(version, case)
+        if isinstance(got, _Stopped) or isinstance(want, _Stopped):
+            return None if str(getattr(got, 'error', 0))==str(getattr(want, 'error', 1)) else str(got)
+        if changed: return f'the layers that you are given have changed ({changed[0]}): make a new convolution'
+        if not isinstance(got, Tensor) or got.shape!=want.shape: return f'expected {_brief(want)}, came {_brief(got)}'
+        if not _same(got, want):
+            how = ', '.join(f'{k}={v}' for k,v in case.items())
+            return f'the output is off by up to {(got-want).abs().max():.3g}, for a convolution with {how}'
+    _judge(differs, fold(), cases, [
+        ('it divides by the variance; divide by its root', fold(lambda bn,s: bn.weight/s)),
+        ("`eps` is missing: it is added to the variance before the root. Take the batch norm's own", fold(eps=False)),
+        ('gamma is missing', fold(lambda bn,s: 1/s.sqrt())),
+        ('gamma only: the running variance is missing', fold(lambda bn,s: bn.weight)),
+        ('the running mean is missing', fold(shift=lambda bn,k,b: b*k + bn.bias)),
+        ('beta is missing', fold(shift=lambda bn,k,b: (b-bn.running_mean)*k)),
+        ('the bias is missing', fold(shift=lambda bn,k,b: 0*k)),
+        ('the running mean has to be scaled too, before beta is added',
+         fold(shift=lambda bn,k,b: b*k - bn.running_mean + bn.bias)),
+        ('the running mean is added; batch norm takes it off',
+         fold(shift=lambda bn,k,b: (b+bn.running_mean)*k + bn.bias)),
+        ("the convolution's own bias is missing", fold(shift=lambda bn,k,b: bn.bias - bn.running_mean*k)),
+        ("the convolution's own bias has to be scaled too",
+         fold(shift=lambda bn,k,b: b - bn.running_mean*k + bn.bias)),
+        ('the scale went along the kernel: output channels are the first axis, so give it three more',
+         fold(axes=lambda k: k)),
+        ('the scale went to the input channels; output channels are the first axis',
+         fold(axes=lambda k: k[None,:,None,None])),
+        ('stride and padding are lost', fold(stride=1, padding=0)), ('the stride is lost', fold(stride=1)),
+        ('the padding is lost', fold(padding=0)), ('the groups are lost', fold(groups=1)),
+        ('the batch norm is left out', fold(lambda bn,s: 1, lambda bn,k,b: b, axes=lambda k: k))])
+    return 'One pass over memory less, and nothing lost but the last digits.'
+
+@exercise('10', 'How large is a map')
+def map_size(height, width):
+    "Of the class maps of `resnet18` for a photo 200 pixels high and 300 wide"
+    with torch.device('meta'): right = class_maps(resnet18(10), torch.zeros(1,3,200,300)).shape[2:]
+    for what,guess,n,side,other in zip(('height: ','width: '), (height,width), right, (200,300), right[::-1]):
+        _number(guess, n, ('height and width are exchanged: the photo is 200 high and 300 wide', other),
+            ('half a place is rounded up, at each of the steps', side//32),
+            ('there is no part of a place: each step rounds up', side/32),
+            *[(f'{words}: the stem halves twice, and three of the stages once', n)
+              for k,words in ((16,'a halving is missing'), (8,'two halvings are missing'), (64,'one halving too many'))
+              for n in (math.ceil(side/k), side/k)],
+            ('that is after the pooling; a map is made before it', 1), ('that is the photo', side), what=what)
+    return 'A map has as many places as the last grid.'
+
+@exercise('10', 'Grad-CAM')
+def grad_cam(my_grad_cam):
+    "A function of body, head, x and classes (bs,) to the maps (bs, gh, gw)"
+    torch.manual_seed(0)
+    body = nn.Sequential(nn.Conv2d(3, 6, 3, stride=2, padding=1), nn.ReLU())
+    head = nn.Sequential(nn.Conv2d(6, 8, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                         nn.Linear(8, 5))
+    nn.init.normal_(head[-1].weight)
+    def mean(o): return o.mean((2,3), keepdim=True)
+    def own(s, c): return s.gather(1, c[:,None])
+    def maps(x, classes, weigh=lambda g,a: (mean(g)*a).sum(1), of=own, end=F.relu):
+        grid = body(x).detach().requires_grad_()
+        g, = torch.autograd.grad(of(head(grid), classes).sum(), grid)
+        return end(weigh(g, grid.detach()))
+    def weighed(f): return partial(maps, weigh=f)
+    def score(f): return partial(maps, of=f)
+    def applied(f):
+        @wraps(f)
+        def g(x, classes): return f(body, head, x, classes)
+        return g
+    x = torch.randn(4,3,11,8)
+    alone = 'that is the gradient alone; it weighs the channels of the grid'
+    there = 'expected (bs, gh, gw): the channels '
+    loss = 'the gradient of the loss; expected that of the score'
+    _function(applied(my_grad_cam), maps, [(x, tensor([2,0,4,1])), (x[:2], tensor([3,3]))],
+        ('what is negative is still there: the last step is a ReLU', partial(maps, end=lambda o: o)),
+        ('the ReLU came before the sum over the channels; it comes after',
+         weighed(lambda g,a: (mean(g)*a).relu().sum(1))),
+        ('the gradient is not averaged over the grid: a channel has one weight', weighed(lambda g,a: (g*a).sum(1))),
+        ('the gradients are added up over the grid; expected the mean',
+         weighed(lambda g,a: (g.sum((2,3), keepdim=True)*a).sum(1))),
+        ('the weights are the means of the channels; expected those of the gradient',
+         weighed(lambda g,a: (mean(a)*a).sum(1))),
+        (alone, weighed(lambda g,a: g.sum(1))), (alone, weighed(lambda g,a: g.mean(1))),
+        ('expected the sum over the channels, came the mean', weighed(lambda g,a: (mean(g)*a).mean(1))),
+        (there+'are still an axis, of length 1', weighed(lambda g,a: (mean(g)*a).sum(1, keepdim=True))),
+        (there+'are not added up', weighed(lambda g,a: mean(g)*a)),
+        ('only the size of the gradients is used, without their sign', weighed(lambda g,a: (mean(g.abs())*a).sum(1))),
+        ('only the size of the gradients is used, without their sign', weighed(lambda g,a: (mean(g).abs()*a).sum(1))),
+        ('the scores of all classes are in it; take those of `classes`', score(lambda s,c: s)),
+        ('that is for the class with the highest score; take `classes`', score(lambda s,c: s.amax(1))),
+        ('each photo has a class of its own: `scores[:,classes]` takes all of them for each',
+         score(lambda s,c: s[:,c])),
+        ('with a mean over the batch each photo gets a part of the gradient: add the scores up',
+         score(lambda s,c: own(s, c)/len(s))),
+        (loss, score(F.cross_entropy)), (loss, score(partial(F.cross_entropy, reduction='sum'))),
+        ('the gradient of the probability; expected that of the score', score(lambda s,c: own(s.softmax(1), c))))
+    return 'On the last grid of a net with a pooled head it is the class map over the number of places.'

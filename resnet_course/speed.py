@@ -646,15 +646,18 @@ class FusedAdam(Optimizer):
     def zero_grad(self):
         for p,*_ in self.all_params(with_grad=True): p.grad = None   # the next ones are kept, not added to zeros
 
-# %% ../nbs/08_speed.ipynb #7a7173cf
+# %% ../nbs/08_speed.ipynb #daa92793
 def fast_learner(
     dls:DataLoaders, # best from `cached_data`
     model:nn.Module, # goes through `speed_up`
     precision:str=None, # as in `get_learner`
-    compile:bool=False, # go through `torch.compile`? Where that pays, mostly on GPUs
+    compile:bool=False, # go through `torch.compile`? Not on a CPU
     **kwargs # passed on to `get_learner`
 ) -> Learner:
-    "`get_learner` with all that makes a step faster and changes nothing in its result beyond rounding"
+    """`get_learner` with all that makes a step faster and changes nothing in its result beyond rounding.
+    Raises `CourseError` for compile=True on a CPU"""
+    if compile and dls.device.type=='cpu':
+        raise CourseError("compile=True is for a GPU; on a CPU the loops in C do its work, so leave it out")
     keep_memory()
     learn = get_learner(dls, speed_up(model), precision, **{'opt_func':FusedAdam, **kwargs})
     if dls.device.type in ('cpu','cuda'): learn.add_cb(ChannelsLast())

@@ -8,13 +8,14 @@ from fastai.callback.fp16 import MixedPrecision
 from resnet_course import speed
 from resnet_course.bottleneck import Bottleneck, resnet50
 from resnet_course.classics import preact_resnet, resnet_b, resnet_v1
+from resnet_course.data import CourseError
 from resnet_course.fcn import get_fcn
 from resnet_course.resblock import ResBlock
 from resnet_course.resnet import ResNet, resnet18
 from resnet_course.speed import *
 from resnet_course.speed import _kernels, _ConvAsProduct
 from resnet_course.training import CPUMixedPrecision, get_learner, measured_fit
-from conftest import tiny_learner
+from conftest import one_line, tiny_learner
 
 needs_cc = pytest.mark.skipif(_kernels(torch.float32) is None, reason='no C compiler')
 def rel(a, b): return ((a-b).norm()/b.norm().clamp(min=1e-12)).item()
@@ -326,10 +327,12 @@ def test_on_a_mocked_gpu(monkeypatch):
 def test_compile_keeps_the_names(monkeypatch):
     called = []
     monkeypatch.setattr(nn.Module, 'compile', lambda self: called.append(self))
-    learn = fast_learner(fake(), get_fcn(10), compile=True)
+    learn = fast_learner(fake('cuda'), get_fcn(10), compile=True)
     assert called==[learn.model]
-    fast_learner(fake(), get_fcn(10))
+    fast_learner(fake('cuda'), get_fcn(10))
     assert len(called)==1
+    with pytest.raises(CourseError) as e: fast_learner(fake(), get_fcn(10), compile=True)
+    assert one_line(e, 'GPU', 'leave it out')
 
 @pytest.mark.parametrize('kind', ['cpu','cuda'])
 def test_batches_are_pinned_for_a_gpu(drawn, monkeypatch, kind):
