@@ -21,7 +21,8 @@ test: $(READY)  ## everything that CI runs
 	$(OFFLINE) $(BIN)/python -m pytest -q tests
 
 lab: $(READY)  ## open the lessons in JupyterLab
-	$(BIN)/jupyter lab --notebook-dir=. nbs/00_data.ipynb
+	@# fastai scripts a function when it is imported, of which torch warns: nothing that a learner could mend
+	PYTHONWARNINGS=ignore::FutureWarning:torch.jit._script $(BIN)/jupyter lab --notebook-dir=. nbs/00_data.ipynb
 
 readme: $(READY)  ## make README.md from index.ipynb
 	$(BIN)/python .ci/readme.py

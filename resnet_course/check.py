@@ -214,7 +214,7 @@ def _wake(m):
             for t in (o.weight, o.bias, o.running_mean): nn.init.normal_(t)
             nn.init.uniform_(o.running_var, .5, 2)
 
-# %% ../nbs/20_check.ipynb #a4ecb5d1
+# %% ../nbs/20_check.ipynb #54558f24
 def _close(a, b, tol=1e-3): return bool((a-b).abs().max() <= tol*b.abs().max()+1e-6)
 
 def _result(m, x):
@@ -276,7 +276,7 @@ def _module(make, right, cases, *slips, library=()):
     def differs(version, case):
         args,shape = case
         m = _run(make, *args)
-        if isinstance(m, (list,tuple)): m = nn.Sequential(*m)
+        if isinstance(m, (list,tuple)) and all(isinstance(o, nn.Module) for o in m): m = nn.Sequential(*m)
         call = f"{getattr(make, '__name__', 'your answer')}({', '.join(getattr(o, '__name__', str(o)) for o in args)})"
         if not isinstance(m, nn.Module): raise Wrong(f'expected {call} to give a module, came {_brief(m)}')
         if any(isinstance(o, library) for o in m.modules()):
