@@ -179,7 +179,7 @@ def test_reproduce(kind, tiny, command, monkeypatch):
     a,b = (json.loads(f.read_text()) for f in (file, Path('runs/reproduce')/file.name))
     for r in (a,b): r['history'][0].pop('seconds'); r.pop('seconds'); r.pop('command')
     assert a==b and f"accuracy {a['accuracy']:.2%}, the record has {a['accuracy']:.2%}: the same" in text
-    for word in (a['model'], a['recipe'], 'seed 3', '1 epochs', a['precision']): assert word in text
+    for word in (a['model'], a['recipe'], 'seed 3', '1 epoch on', a['precision']): assert word in text
 
 @pytest.fixture
 def a_record(tiny, command):
