@@ -1,5 +1,5 @@
-"Each lesson says how long its cells take, and a run that is recorded says so too"
-import json, re, runpy
+"Each lesson says how long its cells take, as `.ci/execute` has recorded it"
+import json, runpy
 from pathlib import Path
 import pytest
 
