@@ -11,7 +11,7 @@ __all__ = ['exercises', 'Wrong', 'exercise', 'progress', 'reset', 'batches', 'co
            'whole', 'crop_box', 'as_product', 'peak_share', 'smoothing_best', 'mixup', 'running_average',
            'decay_groups', 'main_effects', 'filter_normal', 'one_filter', 'folded', 'map_size', 'grad_cam']
 
-# %% ../nbs/20_check.ipynb #21900f34
+# %% ../nbs/20_check.ipynb #c58bfbd7
 import json, sysconfig, tempfile, traceback
 from collections import Counter
 from copy import deepcopy
@@ -26,7 +26,7 @@ from . import fcn as _fcn, training as _training
 from .bottleneck import Bottleneck, resnet50
 from .data import CourseError, _testing
 from .resblock import ResBlock
-from .resnet import ResNet, resnet18, resnet34, resnet_stem
+from .resnet import ResNet, resnet18, resnet_stem
 from .training import layer_costs, save_json
 
 # %% ../nbs/20_check.ipynb #4fcc81b5

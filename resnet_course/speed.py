@@ -438,7 +438,7 @@ def keep_memory() -> bool: # whether the C library understood
     M_TRIM_THRESHOLD,M_MMAP_MAX = -1,-4   # malloc.h
     return mallopt is not None and bool(mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, 2**31-1))
 
-# %% ../nbs/08_speed.ipynb #b918e72c
+# %% ../nbs/08_speed.ipynb #f9c0e359
 _source = r'''
 #include <stdint.h>
 #include <string.h>
@@ -521,8 +521,6 @@ def _kernels(dtype):
         wide = ['-mprefer-vector-width=512']*('AVX512' in torch.backends.cpu.get_cpu_capability())
         subprocess.run(args+wide, cwd=d, check=True, capture_output=True)
         return ctypes.CDLL(f'{d}/norm.so')
-
-def _nhwc(x): return x.contiguous(memory_format=torch.channels_last)
 
 # %% ../nbs/08_speed.ipynb #05ac0ae1
 class _NormAct(torch.autograd.Function):
