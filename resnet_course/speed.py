@@ -945,7 +945,7 @@ def bench(
         res[name] = json.loads(file.read_text(encoding='utf-8'))
     return res
 
-# %% ../nbs/08_speed.ipynb #e66ea512
+# %% ../nbs/08_speed.ipynb #39405b40
 def bench_results(
     folder:Path='../results/bench' # of `bench`
 ) -> dict: # {part's name: record}, of those that are there
@@ -969,7 +969,7 @@ def bench_table(
 def bench_targets(
     records:dict # from `bench_results`
 ) -> pd.DataFrame: # columns part, target, figure, met
-    "What issue 4 wanted, what was measured, and whether that is enough; for the parts that are there"
+    "What was to be reached, what was measured, and whether that is enough; for the parts that are there"
     rows = {k:pd.DataFrame(o['rows']) for k,o in records.items()}
     res = []
     def say(part, target, value, text, met): res.append((part, target, text.format(value), met))

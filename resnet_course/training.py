@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['choose_precision', 'CPUMixedPrecision', 'get_learner', 'top_k_accuracy', 'layer_costs', 'write_whole', 'save_json',
            'hardware', 'versions', 'commit', 'RunRecord', 'Checkpoint', 'measured_fit', 'results', 'summary',
-           'plot_history', 'markdown_table', 'difference', 'fit_seconds', 'fit_or_show', 'Experiment']
+           'show_summary', 'plot_history', 'markdown_table', 'difference', 'fit_seconds', 'fit_or_show', 'Experiment']
 
 # %% ../nbs/01_training.ipynb #ed09b19f
 import json, os, platform, random, signal, subprocess, threading, time
@@ -318,7 +318,7 @@ def measured_fit(
         fit(learn, epochs, lr, cbs=[record, ckpt])
     return json.loads(file.read_text(encoding='utf-8'))
 
-# %% ../nbs/01_training.ipynb #9fcf4c61
+# %% ../nbs/01_training.ipynb #ad440976
 def results(
     folder:Path # of JSON records as `measured_fit` writes them
 ) -> pd.DataFrame:
@@ -338,6 +338,13 @@ def summary(
     return pd.DataFrame({
         'parameters':g.params.first(), 'MACs':g.macs.first(), 'accuracy':g.accuracy.mean(), 'spread':g.accuracy.std(),
         'seeds':g.seed.nunique(), 's/epoch':g.seconds_epoch.median()}).sort_values('parameters')
+
+def show_summary(
+    table:pd.DataFrame # from `summary`; columns that came later hold accuracies
+): # a pandas `Styler`
+    "`table` to be looked at: counts with commas, accuracies in percent, nothing where there is no number"
+    counts = {o:'{:,.0f}' for o in ('parameters','MACs','seeds','s/epoch')}
+    return table.style.format({o:counts.get(o, '{:.1%}') for o in table}, na_rep='')
 
 def plot_history(
     records, # dicts as `measured_fit` returns them
