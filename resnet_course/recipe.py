@@ -25,7 +25,7 @@ from .bottleneck import resnet50, resnet101, resnet152
 from .speed import (FusedAdam, PhotoCrops, PhotoFiles, cached_chapter_data, cached_data, center_squares,
                                  fast_learner, random_crops, random_squares)
 
-# %% ../nbs/09_recipe.ipynb #734cefe6
+# %% ../nbs/09_recipe.ipynb #20e650ff
 def orthogonal(
     g:Tensor, # (m, n)
     steps:int=5,
@@ -38,15 +38,18 @@ def orthogonal(
         x = 3.4445*x + (-4.775*a + 2.0315*a@a)@x
     return (x.T if flat else x).to(g.dtype)
 
+def _sqr_avg_but_kernels(p, **kwargs): return {} if p.ndim==4 else average_sqr_grad(p, **kwargs)
+
 def muon_step(p, lr, mom, grad_avg, **kwargs):
     "Step of Muon for kernels, scaled to the size of Adam's steps; of Adam for all that is no kernel"
-    if p.ndim<4: return adam_step(p, lr=lr, mom=mom, grad_avg=grad_avg, **kwargs)
-    g = orthogonal(p.grad.lerp(grad_avg, mom).flatten(1))
-    p.data.add_(g.view(p.shape), alpha=-.2*lr*max(g.shape)**.5)
+    if p.ndim!=4: return adam_step(p, lr=lr, mom=mom, grad_avg=grad_avg, **kwargs)
+    g = p.grad.lerp(grad_avg, mom).permute(0,2,3,1)   # in channels_last nothing has to move for that
+    rows = orthogonal(g.flatten(1))
+    p.data.permute(0,2,3,1).add_(rows.view(g.shape), alpha=-.2*lr*max(rows.shape)**.5)
 
 def muon(params, lr, mom=.95, sqr_mom=.99, eps=1e-5, wd=.01):
     "A fastai `Optimizer`: Muon for the kernels of convolutions, Adam for the rest"
-    cbs = [weight_decay, partial(average_grad, dampening=True), average_sqr_grad, step_stat, muon_step]
+    cbs = [weight_decay, partial(average_grad, dampening=True), _sqr_avg_but_kernels, step_stat, muon_step]
     return Optimizer(params, cbs, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd)
 
 # %% ../nbs/09_recipe.ipynb #bd03601a
@@ -260,14 +263,14 @@ def recipe_learner(
     return fast_learner(dls, net, precision, loss_func=loss, opt_func=_choices['opt'][r.opt], wd=r.wd,
                         wd_bn_bias=r.wd_bn_bias, cbs=cbs)
 
-# %% ../nbs/09_recipe.ipynb #817d5e42
+# %% ../nbs/09_recipe.ipynb #812e2f18
 _chapter14 = Recipe('chapter14', bs=128, opt='adam', lr=3e-3, schedule='one_cycle', min_scale=None, smoothing=0.)
 _5ep = Recipe('imagenette-5ep', bs=32, min_scale=.6, flip='alternating', ema=.99, act='SiLU', down='avg')
 _20ep = replace(_5ep, name='imagenette-20ep', epochs=20, bs=64, min_scale=.35)
 _resnet50 = replace(_20ep, name='resnet50-20ep', model='resnet50', size=224, start_size=128, presize=256)
 
-screen_factors = {'label smoothing':dict(smoothing=.1), 'weaker crops':dict(min_scale=.6), 'batches of 32':dict(bs=32),
-    'Ranger, flat-cosine':dict(opt='ranger', lr=8e-3, schedule='flat_cos'), 'SiLU':dict(act='SiLU'),
+screen_factors = {'label smoothing':dict(smoothing=.1), 'weaker crops':dict(min_scale=.8), 'batches of 32':dict(bs=32),
+    'Muon, flat-cosine':dict(opt='muon', lr=8e-3, schedule='flat_cos'), 'SiLU':dict(act='SiLU'),
     'pooled, not strided':dict(down='avg'), 'EMA':dict(ema=.99), 'alternating flip':dict(flip='alternating')}
 
 def factorial16() -> np.ndarray: # (16, 8) of -1 and 1
@@ -277,7 +280,7 @@ def factorial16() -> np.ndarray: # (16, 8) of -1 and 1
 
 def _screen(i, on):
     changes = {k:v for yes,o in zip(on, screen_factors.values()) if yes>0 for k,v in o.items()}
-    return replace(_chapter14, **{'name':f'screen-{i:02d}', 'bs':64, 'min_scale':.35, **changes})
+    return replace(resized(_chapter14, 64), **{'name':f'screen-{i:02d}', 'bs':64, 'min_scale':.35, **changes})
 
 def _variants(base, **changes): return [replace(base, name=f'{base.name}-{k}', **v) for k,v in changes.items()]
 
