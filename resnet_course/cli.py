@@ -237,7 +237,7 @@ def bench(
     if not quick: typer.echo(f'\ntargets\n{speed.bench_targets(records).to_string(index=False)}')
     typer.echo(f'\nthe records are in {out}')
 
-# %% ../nbs/21_cli.ipynb #f92e6313
+# %% ../nbs/21_cli.ipynb #372f0e9a
 @app.command()
 def progress(
     reset:Annotated[bool, typer.Option('--reset', help="forget all passes")]=False,
@@ -246,7 +246,8 @@ def progress(
     from resnet_course import check
     if reset: check.reset()
     rows = check.progress()
-    for row in rows.itertuples(): typer.echo(f"{row.exercise}  {row.title:<32}{row.passed or '-'}")
+    width = rows.title.str.len().max()
+    for row in rows.itertuples(): typer.echo(f"{row.exercise}  {row.title:<{width}}  {row.passed or '-'}")
     typer.echo(f'{(rows.passed!="").sum()} of {len(rows)} passed')
 
 # %% ../nbs/21_cli.ipynb #3cbc88c0
