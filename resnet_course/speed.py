@@ -6,8 +6,8 @@
 __all__ = ['bench_parts', 'Clock', 'profile_epoch', 'decode_photo', 'load_photo', 'PhotoFiles', 'PhotoCache', 'build_cache',
            'cached_photos', 'random_crops', 'random_squares', 'center_squares', 'PhotoCrops', 'AheadDL', 'cached_data',
            'cached_chapter_data', 'interleaved', 'machine_peaks', 'training_step', 'FastConv2d', 'keep_memory',
-           'FastNorm', 'FastBlock', 'speed_up', 'FusedAdam', 'fast_learner', 'plain_step', 'peak_memory', 'bench',
-           'bench_results', 'bench_table', 'bench_targets']
+           'TrimMemory', 'FastNorm', 'FastBlock', 'speed_up', 'FusedAdam', 'fast_learner', 'plain_step', 'peak_memory',
+           'bench', 'bench_results', 'bench_table', 'bench_targets']
 
 # %% ../nbs/08_speed.ipynb #36b64bf7
 import ctypes, errno, gc, hashlib, itertools, json, os, shutil, subprocess, sys, tempfile, threading, time
@@ -438,6 +438,11 @@ def keep_memory() -> bool: # whether the C library understood
     M_TRIM_THRESHOLD,M_MMAP_MAX = -1,-4   # malloc.h
     return mallopt is not None and bool(mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, 2**31-1))
 
+# %% ../nbs/08_speed.ipynb #f3ea09d4
+class TrimMemory(Callback):
+    "Gives back, once an epoch, the free memory that `keep_memory` has glibc keep; else a process may grow without end"
+    def after_epoch(self): ctypes.CDLL(None).malloc_trim(0)
+
 # %% ../nbs/08_speed.ipynb #f9c0e359
 _source = r'''
 #include <stdint.h>
@@ -644,7 +649,7 @@ class FusedAdam(Optimizer):
     def zero_grad(self):
         for p,*_ in self.all_params(with_grad=True): p.grad = None   # the next ones are kept, not added to zeros
 
-# %% ../nbs/08_speed.ipynb #daa92793
+# %% ../nbs/08_speed.ipynb #a0c8f2cf
 def fast_learner(
     dls:DataLoaders, # best from `cached_data`
     model:nn.Module, # goes through `speed_up`
@@ -656,8 +661,8 @@ def fast_learner(
     Raises `CourseError` for compile=True on a CPU"""
     if compile and dls.device.type=='cpu':
         raise CourseError("compile=True is for a GPU; on a CPU the loops in C do its work, so leave it out")
-    keep_memory()
     learn = get_learner(dls, speed_up(model), precision, **{'opt_func':FusedAdam, **kwargs})
+    if keep_memory(): learn.add_cb(TrimMemory())
     if dls.device.type in ('cpu','cuda'): learn.add_cb(ChannelsLast())
     if compile: learn.model.compile()
     return learn

@@ -310,6 +310,7 @@ def test_fast_learner(drawn):
     rec = measured_fit(learn, 1, 1e-3, Path('out/a.json'), model='fcn', recipe='small', size=16, seed=42)
     assert rec['complete'] and isinstance(learn.opt, FusedAdam) and learn.precision=='bf16'
     assert learn.model[0][0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert speed.keep_memory()==any(isinstance(o, TrimMemory) for o in learn.cbs)
     learn.path = Path('.')
     learn.export('a.pkl')
     assert torch.isfinite(load_learner('a.pkl').get_preds(dl=dls.valid)[0]).all()
