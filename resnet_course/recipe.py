@@ -25,7 +25,7 @@ from .bottleneck import resnet50, resnet101, resnet152
 from .speed import (FusedAdam, PhotoCrops, PhotoFiles, cached_chapter_data, cached_data, center_squares,
                                  fast_learner, random_crops, random_squares)
 
-# %% ../nbs/09_recipe.ipynb #20e650ff
+# %% ../nbs/09_recipe.ipynb #734cefe6
 def orthogonal(
     g:Tensor, # (m, n)
     steps:int=5,
@@ -38,18 +38,15 @@ def orthogonal(
         x = 3.4445*x + (-4.775*a + 2.0315*a@a)@x
     return (x.T if flat else x).to(g.dtype)
 
-def _sqr_avg_but_kernels(p, **kwargs): return {} if p.ndim==4 else average_sqr_grad(p, **kwargs)
-
 def muon_step(p, lr, mom, grad_avg, **kwargs):
     "Step of Muon for kernels, scaled to the size of Adam's steps; of Adam for all that is no kernel"
-    if p.ndim!=4: return adam_step(p, lr=lr, mom=mom, grad_avg=grad_avg, **kwargs)
-    g = p.grad.lerp(grad_avg, mom).permute(0,2,3,1)   # in channels_last nothing has to move for that
-    rows = orthogonal(g.flatten(1))
-    p.data.permute(0,2,3,1).add_(rows.view(g.shape), alpha=-.2*lr*max(rows.shape)**.5)
+    if p.ndim<4: return adam_step(p, lr=lr, mom=mom, grad_avg=grad_avg, **kwargs)
+    g = orthogonal(p.grad.lerp(grad_avg, mom).flatten(1))
+    p.data.add_(g.view(p.shape), alpha=-.2*lr*max(g.shape)**.5)
 
 def muon(params, lr, mom=.95, sqr_mom=.99, eps=1e-5, wd=.01):
     "A fastai `Optimizer`: Muon for the kernels of convolutions, Adam for the rest"
-    cbs = [weight_decay, partial(average_grad, dampening=True), _sqr_avg_but_kernels, step_stat, muon_step]
+    cbs = [weight_decay, partial(average_grad, dampening=True), average_sqr_grad, step_stat, muon_step]
     return Optimizer(params, cbs, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd)
 
 # %% ../nbs/09_recipe.ipynb #bd03601a
