@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['course_nets', 'screen_factors', 'recipes', 'orthogonal', 'muon_step', 'muon', 'Averaged', 'EMA', 'AlternatingCrops',
-           'EpochPlan', 'blur_pool', 'pool_not_stride', 'ActBlock', 'with_activation', 'check_name', 'Recipe',
-           'recipe_from', 'resized', 'epoch_sizes', 'recipe_net', 'validated', 'recipe_data', 'recipe_learner',
-           'factorial16', 'recipe', 'save_weights', 'look', 'train', 'Trained', 'load_trained', 'effects']
+           'EpochPlan', 'blur_pool', 'pool_not_stride', 'max_blur_pool', 'pool_shortcuts', 'ActBlock',
+           'with_activation', 'check_name', 'Recipe', 'recipe_from', 'resized', 'epoch_sizes', 'recipe_net',
+           'validated', 'recipe_data', 'recipe_learner', 'factorial16', 'recipe', 'save_weights', 'look', 'train',
+           'Trained', 'load_trained', 'effects']
 
 # %% ../nbs/09_recipe.ipynb #e7913241
 import difflib, json
@@ -120,6 +121,20 @@ def pool_not_stride(
                 layer.append(pool())
     return net
 
+# %% ../nbs/09_recipe.ipynb #d4e6a3c4
+def max_blur_pool() -> nn.Module: # (bs, c, h, w) to (bs, c, h/2, w/2), odd sides rounded up
+    "Every second pixel of the blurred maxima of 3x3 pixels. Zhang 2019"
+    return nn.Sequential(nn.MaxPool2d(3, stride=1, padding=1), blur_pool())
+
+def pool_shortcuts(
+    net:nn.Module, # with `ResBlock`s in it
+    pool, # called without arguments to a module that halves the grid
+) -> nn.Module: # `net`, changed in place
+    "`pool` in the place of the mean in each residual block's shortcut; no weight comes or goes"
+    for block in (m for m in net.modules() if isinstance(m, ResBlock)):
+        if isinstance(block.pool, nn.AvgPool2d): block.pool = pool()
+    return net
+
 # %% ../nbs/09_recipe.ipynb #ec88afc2
 class ActBlock(nn.Module):
     "A residual block's parts, with another activation after the sum"
@@ -139,7 +154,7 @@ def with_activation(
             elif isinstance(child, ResBlock): setattr(m, name, ActBlock(child, act()))
     return net
 
-# %% ../nbs/09_recipe.ipynb #032aea5c
+# %% ../nbs/09_recipe.ipynb #a30adff7
 course_nets = dict(fcn=get_fcn, resblock=partial(get_fcn, block=partial(ResBlock, stride=2)),
     resblock2=partial(get_fcn, block=two_blocks), resnet18=resnet18, resnet34=resnet34, resnet50=resnet50,
     resnet101=resnet101, resnet152=resnet152)
@@ -156,6 +171,7 @@ _choices = dict(
     act=dict(ReLU=nn.ReLU, Mish=nn.Mish, SiLU=nn.SiLU, GELU=nn.GELU),
     down=dict(stride=None, avg=partial(nn.AvgPool2d, 2, ceil_mode=True), max=partial(nn.MaxPool2d, 2, ceil_mode=True),
               blur=blur_pool),
+    shortcut=dict(mean=None, max_blur=max_blur_pool),
     flip=dict(random=None, alternating=AlternatingCrops), val=dict(whole=1., middle=128/152))
 
 @dataclass(frozen=True)
@@ -168,7 +184,7 @@ class Recipe:
     start_size:int=None # side of the first training crops; None: `size`
     presize:int=160 # photos are kept with this shorter side
     bs:int=64 # photos a batch
-    opt:str='ranger' # or 'adam', 'sgd', 'muon'
+    opt:str='muon' # or 'ranger', 'adam', 'sgd'
     lr:float=8e-3 # the highest learning rate
     schedule:str='flat_cos' # or 'one_cycle'
     wd:float=.01 # weight decay
@@ -180,6 +196,7 @@ class Recipe:
     ema:float=0. # share that the average of weights keeps of itself at each step; 0: no average
     act:str='ReLU' # or 'Mish', 'SiLU', 'GELU'
     down:str='stride' # or 'avg', 'blur', 'max': pooling in place of the stride
+    shortcut:str='mean' # or 'max_blur': pooling on the way around
     val:str='whole' # square that is validated; or 'middle', the leaderboard's, whose side is 128/152 of it
     stem_pool:bool=True # the stem's max-pool; without it all grids are twice as large
     def __post_init__(self):
@@ -208,7 +225,7 @@ def epoch_sizes(recipe:Recipe) -> list:
     k = (((np.arange(r.epochs)+.5)/r.epochs - .5)*4).clip(0, 1)
     return [r.size if o==1 else start + round(o*(r.size-start)/16)*16 for o in k]
 
-# %% ../nbs/09_recipe.ipynb #9ead86aa
+# %% ../nbs/09_recipe.ipynb #7879a765
 def recipe_net(
     recipe:Recipe,
     n_out:int, # classes
@@ -221,6 +238,7 @@ def recipe_net(
         for name,child in m.named_children():
             if isinstance(child, nn.MaxPool2d) and not recipe.stem_pool: setattr(m, name, nn.Identity())
     if pool:=_choices['down'][recipe.down]: pool_not_stride(net, pool)
+    if pool:=_choices['shortcut'][recipe.shortcut]: pool_shortcuts(net, pool)
     return net if recipe.act=='ReLU' else with_activation(net, _choices['act'][recipe.act])
 
 def validated(val:str): # 'whole' or 'middle'
@@ -260,10 +278,10 @@ def recipe_learner(
     return fast_learner(dls, net, precision, loss_func=loss, opt_func=_choices['opt'][r.opt], wd=r.wd,
                         wd_bn_bias=r.wd_bn_bias, cbs=cbs)
 
-# %% ../nbs/09_recipe.ipynb #812e2f18
+# %% ../nbs/09_recipe.ipynb #a26725cd
 _chapter14 = Recipe('chapter14', bs=128, opt='adam', lr=3e-3, schedule='one_cycle', min_scale=None, smoothing=0.)
-_5ep = Recipe('imagenette-5ep', bs=32, min_scale=.6, flip='alternating', ema=.99, act='SiLU', down='avg')
-_20ep = replace(_5ep, name='imagenette-20ep', epochs=20, bs=64, min_scale=.35)
+_5ep = Recipe('imagenette-5ep', min_scale=.8)
+_20ep = replace(_5ep, name='imagenette-20ep', epochs=20, min_scale=.35)
 _resnet50 = replace(_20ep, name='resnet50-20ep', model='resnet50', size=224, start_size=128, presize=256)
 
 screen_factors = {'label smoothing':dict(smoothing=.1), 'weaker crops':dict(min_scale=.8), 'batches of 32':dict(bs=32),
@@ -284,12 +302,12 @@ def _variants(base, **changes): return [replace(base, name=f'{base.name}-{k}', *
 recipes = {o.name:o for o in [_chapter14, _5ep, _20ep, _resnet50,
     Recipe('tiny', model='resblock', epochs=2, size=32, presize=40, bs=16, min_scale=.6),
     *[_screen(i+1, on) for i,on in enumerate(factorial16())],
-    *_variants(_5ep, **{'no-smoothing':dict(smoothing=0.), 'crops35':dict(min_scale=.35), 'crops80':dict(min_scale=.8),
-        'whole':dict(min_scale=1.), 'bs64':dict(bs=64), 'adam':dict(opt='adam', lr=3e-3, schedule='one_cycle'),
-        'one-cycle':dict(schedule='one_cycle'), 'muon':dict(opt='muon'), 'relu':dict(act='ReLU'),
-        'mish':dict(act='Mish'),
-        'stride':dict(down='stride'), 'max-pool':dict(down='max'), 'blur-pool':dict(down='blur'), 'no-ema':dict(ema=0.),
-        'random-flip':dict(flip='random'), 'decay-all':dict(wd_bn_bias=True), 'growing':dict(start_size=96),
+    *_variants(_5ep, **{'no-smoothing':dict(smoothing=0.), 'crops35':dict(min_scale=.35), 'whole':dict(min_scale=1.),
+        'bs32':dict(bs=32), 'adam':dict(opt='adam', lr=3e-3, schedule='one_cycle'), 'ranger':dict(opt='ranger'),
+        'one-cycle':dict(schedule='one_cycle'), 'silu':dict(act='SiLU'), 'gelu':dict(act='GELU'),
+        'mish':dict(act='Mish'), 'avg-pool':dict(down='avg'), 'max-pool':dict(down='max'),
+        'blur-pool':dict(down='blur'), 'max-blur':dict(shortcut='max_blur'), 'ema':dict(ema=.99),
+        'alternating':dict(flip='alternating'), 'decay-all':dict(wd_bn_bias=True), 'growing':dict(start_size=96),
         'mixup':dict(mixup=.2), 'sharp':dict(presize=224), 'large-grid':dict(stem_pool=False)}),
     *_variants(_20ep, **{'no-smoothing':dict(smoothing=0.), 'mixup':dict(mixup=.2), 'crops60':dict(min_scale=.6)})]}
 

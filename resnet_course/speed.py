@@ -594,7 +594,7 @@ class FastNorm(nn.BatchNorm2d):
         if r is not None: y = y+r
         return F.relu(y, inplace=True) if self.relu else y
 
-# %% ../nbs/08_speed.ipynb #45f9ffdc
+# %% ../nbs/08_speed.ipynb #4a9ef1c3
 class FastBlock(nn.Module):
     "`block`, whose last batch norm does the addition and the ReLU, and adds up the gradients of both ways"
     def __init__(self, block):
@@ -610,8 +610,10 @@ class FastBlock(nn.Module):
 
 def _has_fast_end(m):
     "Is it a block of the course that ends in a convolution, a batch norm, an addition and a ReLU?"
-    return (getattr(type(m), 'forward', None) in (ResBlock.forward, BasicBlock.forward)
-            and [isinstance(o, t) for o,t in zip(m.convs[-1], (nn.Conv2d, FastNorm))]==[True]*len(m.convs[-1]))
+    if getattr(type(m), 'forward', None) not in (ResBlock.forward, BasicBlock.forward): return False
+    end = m.convs[-1]
+    return (isinstance(end, nn.Sequential) and len(end)==2 and isinstance(end[0], nn.Conv2d)
+            and isinstance(end[1], FastNorm))
 
 def speed_up(
     model:nn.Module, # on any device; best of `ConvLayer` and the course's blocks

@@ -233,6 +233,11 @@ def test_what_is_swapped():
     x = torch.randn(2,4,9,9)
     expected = net(x)
     assert count(speed_up(net))=={FastBlock:0, FastNorm:2, FastConv2d:2} and rel(net(x), expected)<1e-5
+    for last in (nn.Sequential(nn.Dropout(0.)), nn.Sequential(nn.Conv2d(4,4,3,padding=1)), SimpleSelfAttention(4)):
+        block = ResBlock(4, 4)   # somebody's own, with one more layer
+        block.convs.append(last)
+        expected = block(x)
+        assert count(speed_up(nn.Sequential(block)))[FastBlock]==0 and rel(block(x), expected)<1e-5
     odd = nn.Sequential(nn.Conv2d(4,4,3,groups=2,bias=False), nn.Conv2d(4,4,3), nn.Conv2d(4,4,(3,1),bias=False),
                         nn.Conv2d(4,4,3,dilation=2,bias=False), nn.Conv2d(4,4,3,bias=False,padding='same'),
                         nn.BatchNorm2d(4), nn.GELU())
