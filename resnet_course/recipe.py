@@ -278,9 +278,9 @@ def recipe_learner(
     return fast_learner(dls, net, precision, loss_func=loss, opt_func=_choices['opt'][r.opt], wd=r.wd,
                         wd_bn_bias=r.wd_bn_bias, cbs=cbs)
 
-# %% ../nbs/09_recipe.ipynb #a26725cd
+# %% ../nbs/09_recipe.ipynb #f34a7a5b
 _chapter14 = Recipe('chapter14', bs=128, opt='adam', lr=3e-3, schedule='one_cycle', min_scale=None, smoothing=0.)
-_5ep = Recipe('imagenette-5ep', min_scale=.8)
+_5ep = Recipe('imagenette-5ep', min_scale=.8, shortcut='max_blur')
 _20ep = replace(_5ep, name='imagenette-20ep', epochs=20, min_scale=.35)
 _resnet50 = replace(_20ep, name='resnet50-20ep', model='resnet50', size=224, start_size=128, presize=256)
 
@@ -306,7 +306,7 @@ recipes = {o.name:o for o in [_chapter14, _5ep, _20ep, _resnet50,
         'bs32':dict(bs=32), 'adam':dict(opt='adam', lr=3e-3, schedule='one_cycle'), 'ranger':dict(opt='ranger'),
         'one-cycle':dict(schedule='one_cycle'), 'silu':dict(act='SiLU'), 'gelu':dict(act='GELU'),
         'mish':dict(act='Mish'), 'avg-pool':dict(down='avg'), 'max-pool':dict(down='max'),
-        'blur-pool':dict(down='blur'), 'max-blur':dict(shortcut='max_blur'), 'ema':dict(ema=.99),
+        'blur-pool':dict(down='blur'), 'mean-shortcut':dict(shortcut='mean'), 'ema':dict(ema=.99),
         'alternating':dict(flip='alternating'), 'decay-all':dict(wd_bn_bias=True), 'growing':dict(start_size=96),
         'mixup':dict(mixup=.2), 'sharp':dict(presize=224), 'large-grid':dict(stem_pool=False)}),
     *_variants(_20ep, **{'no-smoothing':dict(smoothing=0.), 'mixup':dict(mixup=.2), 'crops60':dict(min_scale=.6)})]}
