@@ -154,7 +154,7 @@ def with_activation(
             elif isinstance(child, ResBlock): setattr(m, name, ActBlock(child, act()))
     return net
 
-# %% ../nbs/09_recipe.ipynb #a30adff7
+# %% ../nbs/09_recipe.ipynb #f3d0399b
 course_nets = dict(fcn=get_fcn, resblock=partial(get_fcn, block=partial(ResBlock, stride=2)),
     resblock2=partial(get_fcn, block=two_blocks), resnet18=resnet18, resnet34=resnet34, resnet50=resnet50,
     resnet101=resnet101, resnet152=resnet152)
@@ -169,8 +169,7 @@ _choices = dict(
     opt=dict(ranger=ranger, adam=FusedAdam, sgd=partial(SGD, mom=.9), muon=muon),
     schedule=dict(flat_cos=Learner.fit_flat_cos, one_cycle=Learner.fit_one_cycle),
     act=dict(ReLU=nn.ReLU, Mish=nn.Mish, SiLU=nn.SiLU, GELU=nn.GELU),
-    down=dict(stride=None, avg=partial(nn.AvgPool2d, 2, ceil_mode=True), max=partial(nn.MaxPool2d, 2, ceil_mode=True),
-              blur=blur_pool),
+    down=dict(stride=None, avg=partial(nn.AvgPool2d, 2, ceil_mode=True), blur=blur_pool),
     shortcut=dict(mean=None, max_blur=max_blur_pool),
     flip=dict(random=None, alternating=AlternatingCrops), val=dict(whole=1., middle=128/152))
 
@@ -195,7 +194,7 @@ class Recipe:
     mixup:float=0. # its alpha
     ema:float=0. # share that the average of weights keeps of itself at each step; 0: no average
     act:str='ReLU' # or 'Mish', 'SiLU', 'GELU'
-    down:str='stride' # or 'avg', 'blur', 'max': pooling in place of the stride
+    down:str='stride' # or 'avg', 'blur': pooling in place of the stride
     shortcut:str='mean' # or 'max_blur': pooling on the way around
     val:str='whole' # square that is validated; or 'middle', the leaderboard's, whose side is 128/152 of it
     stem_pool:bool=True # the stem's max-pool; without it all grids are twice as large
@@ -278,11 +277,11 @@ def recipe_learner(
     return fast_learner(dls, net, precision, loss_func=loss, opt_func=_choices['opt'][r.opt], wd=r.wd,
                         wd_bn_bias=r.wd_bn_bias, cbs=cbs)
 
-# %% ../nbs/09_recipe.ipynb #f34a7a5b
+# %% ../nbs/09_recipe.ipynb #3c324848
 _chapter14 = Recipe('chapter14', bs=128, opt='adam', lr=3e-3, schedule='one_cycle', min_scale=None, smoothing=0.)
 _5ep = Recipe('imagenette-5ep', min_scale=.8, shortcut='max_blur')
 _20ep = replace(_5ep, name='imagenette-20ep', epochs=20, min_scale=.35)
-_resnet50 = replace(_20ep, name='resnet50-20ep', model='resnet50', size=224, start_size=128, presize=256)
+_resnet50 = replace(_20ep, name='resnet50-20ep', model='resnet50', size=224, start_size=128, presize=224)
 
 screen_factors = {'label smoothing':dict(smoothing=.1), 'weaker crops':dict(min_scale=.8), 'batches of 32':dict(bs=32),
     'Muon, flat-cosine':dict(opt='muon', lr=8e-3, schedule='flat_cos'), 'SiLU':dict(act='SiLU'),
@@ -302,14 +301,12 @@ def _variants(base, **changes): return [replace(base, name=f'{base.name}-{k}', *
 recipes = {o.name:o for o in [_chapter14, _5ep, _20ep, _resnet50,
     Recipe('tiny', model='resblock', epochs=2, size=32, presize=40, bs=16, min_scale=.6),
     *[_screen(i+1, on) for i,on in enumerate(factorial16())],
-    *_variants(_5ep, **{'no-smoothing':dict(smoothing=0.), 'crops35':dict(min_scale=.35), 'whole':dict(min_scale=1.),
-        'bs32':dict(bs=32), 'adam':dict(opt='adam', lr=3e-3, schedule='one_cycle'), 'ranger':dict(opt='ranger'),
-        'one-cycle':dict(schedule='one_cycle'), 'silu':dict(act='SiLU'), 'gelu':dict(act='GELU'),
-        'mish':dict(act='Mish'), 'avg-pool':dict(down='avg'), 'max-pool':dict(down='max'),
-        'blur-pool':dict(down='blur'), 'mean-shortcut':dict(shortcut='mean'), 'ema':dict(ema=.99),
-        'alternating':dict(flip='alternating'), 'decay-all':dict(wd_bn_bias=True), 'growing':dict(start_size=96),
-        'mixup':dict(mixup=.2), 'sharp':dict(presize=224), 'large-grid':dict(stem_pool=False)}),
-    *_variants(_20ep, **{'no-smoothing':dict(smoothing=0.), 'mixup':dict(mixup=.2), 'crops60':dict(min_scale=.6)})]}
+    *_variants(_5ep, **{'no-smoothing':dict(smoothing=0.), 'crops35':dict(min_scale=.35), 'bs32':dict(bs=32),
+        'adam':dict(opt='adam', lr=3e-3, schedule='one_cycle'), 'ranger':dict(opt='ranger'),
+        'one-cycle':dict(schedule='one_cycle'), 'silu':dict(act='SiLU'), 'blur-pool':dict(down='blur'),
+        'mean-shortcut':dict(shortcut='mean'), 'large-grid':dict(stem_pool=False), 'ema':dict(ema=.99),
+        'alternating':dict(flip='alternating'), 'decay-all':dict(wd_bn_bias=True), 'growing':dict(start_size=96)}),
+    *_variants(_20ep, **{'no-smoothing':dict(smoothing=0.), 'mixup':dict(mixup=.2)})]}
 
 def recipe(name:str) -> Recipe:
     "The recipe of that name. Raises `CourseError` where there is none"
