@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 from .data import CourseError, Photo, get_data, load_arrays, run_settings
 from .training import Experiment
 from .resblock import ResBlock
-from .resnet import ResNet, resnet18, resnet34
-from .bottleneck import Bottleneck, resnet50, resnet101, resnet152
+from .resnet import ResNet
+from .bottleneck import Bottleneck
 from .degradation import ResizeBatch, array_dls
 
 # %% ../nbs/07_classics.ipynb #b2287e81
@@ -294,10 +294,14 @@ def signs_dls(
     bs:int=32, # photos a batch
 ) -> DataLoaders: # `xb` is (bs, 3, size, size), between 0 and 1
     "Six hand signs, a tenth of each held out for validation. Raises `CourseError` for fewer signs, or too few photos"
-    signs = sorted(o.name for o in Path(path).iterdir() if o.is_dir())[:6]
+    folders = Path(path).ls() if Path(path).is_dir() else []
+    signs = sorted(o.name for o in folders if o.is_dir() and not o.name.startswith('.'))[:6]
     if len(signs)<6: raise CourseError(f"{path}: {len(signs)} folders, and six signs have a folder each")
     files = get_image_files(path, folders=signs).sorted()
-    if len(files)<60: raise CourseError(f"{path}: {len(files)} photos of {', '.join(signs)}; a tenth of them is too few")
+    fewest = min(len(get_image_files(Path(path)/o)) for o in signs)
+    if len(files)<60 or fewest<2:
+        raise CourseError(f"{path}: {len(files)} photos of {', '.join(signs)}, of one sign {fewest}; "
+                          "a tenth of them is too few: 60 in all and 2 of each are the least")
     split = TrainTestSplitter(.1, random_state=0, stratify=[f.parent.name for f in files])
     return DataBlock((ImageBlock(Photo),CategoryBlock), get_items=lambda _: files, splitter=split, get_y=parent_label,
         item_tfms=Resize(size)).dataloaders(path, path=path, bs=bs, num_workers=0)

@@ -9,7 +9,7 @@ __all__ = ['sample_classes', 'CourseError', 'Photo', 'broken_images', 'draw_imag
 
 # %% ../nbs/00_data.ipynb #3b1abdfb
 from fastai.vision.all import *
-import gzip, hashlib, json, os, tempfile, zlib
+import gzip, hashlib, json, multiprocessing, os, tempfile, zlib
 from concurrent.futures import ProcessPoolExecutor   # after fastai, which has another of that name
 from concurrent.futures.process import BrokenProcessPool
 from math import cos, pi, sin
@@ -39,7 +39,7 @@ def _read_photo(file, name) -> Image.Image:
     "The photo in `file`, a path or an open file, called `name` when it cannot be read"
     try:
         with Image.open(file) as im: return _to_rgb(ImageOps.exif_transpose(im))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
+    except (OSError, SyntaxError, ValueError, BadZipFile, zlib.error, Image.DecompressionBombError) as e:
         raise CourseError(f"{name} is no readable image ({_first_line(e)}): mend or remove it; "
                           "`resnet_course doctor --data FOLDER` lists all such files") from None
 
@@ -160,6 +160,8 @@ def _draw_all(folder, n_train, n_val, size, seed):
     splits = (('train',n_train), ('val',n_val))
     jobs = [(folder, s, range(i, min(i+50, n)), size, seed) for s,n in splits for i in range(0, n, 50)]
     try:
+        if _draw_some.__module__=='__main__' and multiprocessing.get_start_method()!='fork':
+            raise ImportError('a new process knows nothing that a notebook has defined')
         with ProcessPoolExecutor(num_cpus()) as ex: list(ex.map(_draw_some, *zip(*jobs)))
     except (BrokenProcessPool, ImportError, NotImplementedError):   # a place where processes cannot start
         for job in jobs: _draw_some(*job)
@@ -203,9 +205,12 @@ def _testing() -> bool:
 def _urls(presize): return [URLs.IMAGENETTE_160]*(presize<=160) + [URLs.IMAGENETTE_320, URLs.IMAGENETTE]
 
 def imagenette_on_disk(presize:int=160):
-    "The smallest of fastai's copies of Imagenette on this disk that has `presize` pixels, or None"
-    folders = [fastai_path('data')/Path(u).stem for u in _urls(presize)]
-    return first(f for f in folders if (f/'val').is_dir())
+    """The smallest of fastai's copies of Imagenette on this disk that has `presize` pixels, or None. Raises `CourseError`
+    for one that was not unpacked to the end"""
+    found = first(f for u in _urls(presize) if (f:=fastai_path('data')/Path(u).stem).is_dir())
+    if found and (n:=len(get_image_files(found)))<13394:
+        raise CourseError(f"{found} holds {n:,} of Imagenette's 13,394 photos; delete it, and it will be downloaded anew")
+    return found
 
 _debian_fashion = Path('/usr/share/datasets/fashion-mnist')   # the package dataset-fashion-mnist
 _small_sets = dict(cifar10='RESNET_COURSE_CIFAR10', fashion='RESNET_COURSE_FASHION', signs='RESNET_COURSE_SIGNS')
@@ -260,14 +265,16 @@ def _small_set(name):
                       "https://github.com/ardamavi/Sign-Language-Digits-Dataset, "
                       f"a folder each, and set {var} to the folder that holds them")
 
+def _card(path): return first(f for p in (path, path.parent) if (f:=p/'sample.json').exists())
+
 def data_name(path:Path) -> str:
-    "What a record calls the data in `path`: 'sample' for the drawn set, else the name of the folder or zip"
-    return 'sample' if (path/'sample.json').exists() else path.resolve().name.removesuffix('.zip')
+    "What a record calls the data in `path`: 'sample' for the drawn set or a part of it, else the folder's or zip's name"
+    return 'sample' if _card(path) else path.resolve().name.removesuffix('.zip')
 
 def run_settings(path:Path) -> dict: # keyword arguments of `get_data`
     "Sizes and batch that suit the data: chapter 14's, or small ones where `path` is the drawn sample"
-    if data_name(path)!='sample': return dict(presize=160, resize=128, bs=128)
-    size = json.loads((path/'sample.json').read_text())['size']
+    if not (card:=_card(path)): return dict(presize=160, resize=128, bs=128)
+    size = json.loads(card.read_text())['size']
     return dict(presize=min(size,72), resize=min(size,64), bs=16)
 
 # %% ../nbs/00_data.ipynb #8ecacb71
@@ -355,7 +362,8 @@ def _images_by_split(path):
         try: zipped = ZipFile(path)
         except (OSError, BadZipFile) as e:
             raise CourseError(f"{path} is no whole zip ({_first_line(e)}): fetch it again") from None
-        files = [(n.split('/'), partial(zipped.open, n)) for n in zipped.namelist()]
+        files = [(n.split('/'), partial(zipped.open, n)) for n in zipped.namelist()
+                 if not n.split('/')[-1].startswith('.')]   # as in a folder; a Mac's zips have such copies
     else: files = [(f.relative_to(path).parts, partial(open, f, 'rb')) for f in get_image_files(path)]
     found = {}
     for parts,opener in sorted(files, key=lambda o: o[0]):
@@ -382,10 +390,11 @@ def load_arrays(
     def picture(name, opener):
         with opener() as f: im = _read_photo(f, path/name)
         return np.asarray(im.convert('L') if grey else im).reshape(*im.size[::-1], -1).transpose(2,0,1)
-    res = []
+    res,shape = [],None
     for files in splits:
         xs = [picture(*rest) for _,*rest in files]
-        if odd:=[n for (_,n,_),x in zip(files, xs) if x.shape!=xs[0].shape]:
+        shape = shape or xs[0].shape
+        if odd:=[n for (_,n,_),x in zip(files, xs) if x.shape!=shape]:
             raise CourseError(f"{path/odd[0]} is not of the size of the others: all pictures here must have one size")
         res += [torch.from_numpy(np.stack(xs)), torch.tensor([vocab.index(c) for c,*_ in files])]
     return *res, vocab

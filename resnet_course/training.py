@@ -175,12 +175,14 @@ def _random_states(dls:DataLoaders) -> dict:
     s = dict(python=random.getstate(), numpy=(kind,keys.tolist(),*rest), torch=torch.get_rng_state(),
              loaders=[dl.rng.getstate() for dl in dls.loaders])
     if torch.cuda.is_available(): s['cuda'] = torch.cuda.get_rng_state_all()
+    if torch.backends.mps.is_available(): s['mps'] = torch.mps.get_rng_state()
     return s
 
 def _set_random_states(dls:DataLoaders, s:dict):
     random.setstate(s['python']); np.random.set_state(s['numpy']); torch.set_rng_state(s['torch'])
     for dl,o in zip(dls.loaders, s['loaders']): dl.rng.setstate(o)
     if 'cuda' in s and torch.cuda.is_available(): torch.cuda.set_rng_state_all(s['cuda'])
+    if 'mps' in s and torch.backends.mps.is_available(): torch.mps.set_rng_state(s['mps'])
 
 # %% ../nbs/01_training.ipynb #dd9cb16d
 def _plain(o):
@@ -386,11 +388,12 @@ def difference(
 
 # %% ../nbs/01_training.ipynb #174dc5bc
 class _FirstSteps(Callback):
-    "Times a few training steps after the first, then ends the fit"
+    "Times a few training steps after the first (or that one, if it is all), then ends the fit"
     order = 100
     def __init__(self, n): self.n = n
+    def before_train(self): self.start = time.perf_counter()
     def after_batch(self):
-        if self.train_iter==1: self.start = time.perf_counter()
+        if self.train_iter==1<self.n_iter: self.start = time.perf_counter()
         if self.train_iter==min(1+self.n, self.n_iter):
             self.seconds = (time.perf_counter()-self.start)/max(self.train_iter-1, 1)
             raise CancelFitException
@@ -405,7 +408,7 @@ def fit_seconds(
     copy = get_learner(learn.dls, deepcopy(learn.model), learn.precision)
     with copy.no_bar(), copy.no_logging(): copy.fit(1, cbs=timer)
     _set_random_states(learn.dls, before)
-    return epochs * timer.seconds * (len(learn.dls.train) + len(learn.dls.valid)/3)
+    return epochs * timer.seconds * (len(learn.dls.train) + learn.dls.valid.n/learn.dls.bs/3)
 
 def fit_or_show(
     learn:Learner, # from `get_learner`

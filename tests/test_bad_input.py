@@ -2,10 +2,12 @@
 import errno, gzip, shutil, subprocess, sys
 import numpy as np, pytest
 from urllib.error import URLError
+from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
 from fastai.vision.all import *
 from PIL import Image
 from resnet_course import data
 from resnet_course.data import Photo, broken_images, course_path, data_name, fingerprint, get_data, load_arrays, make_sample
+from resnet_course.classics import signs_dls
 from conftest import one_line, photo, photo_set, tiny_learner
 
 def get(path, bs=4): return get_data(path, presize=32, resize=32, bs=bs)
@@ -185,6 +187,16 @@ def test_no_network(monkeypatch):
     assert one_line(e, 'imagenette', 'URLError', 'no route to host', 'RESNET_COURSE_DATA=sample')
     assert '[' not in str(e.value)   # the reason as words, not as Python's list of lines
 
+@pytest.mark.parametrize('there', [[], ['val/n01440764/1.JPEG']])
+def test_half_an_imagenette(tmp_path, monkeypatch, there):
+    "As a copy leaves it that was cut off"
+    monkeypatch.setattr(data, 'fastai_path', lambda _: tmp_path)
+    for o in ('imagenette2-160','imagenette2'): (tmp_path/o).mkdir()
+    for o in there: photo(tmp_path/'imagenette2-160'/o)
+    for presize,folder,n in ((160,'imagenette2-160',len(there)), (224,'imagenette2',0)):
+        with pytest.raises(Exception) as e: course_path('imagenette', presize)
+        assert one_line(e, tmp_path/folder, f'holds {n} of', 'delete it')
+
 def test_the_argument_comes_before_the_environment(tmp_path, monkeypatch):
     mine,yours = photo_set(tmp_path/'mine'), photo_set(tmp_path/'yours')
     monkeypatch.setenv('RESNET_COURSE_DATA', str(mine))
@@ -255,6 +267,7 @@ def test_a_folder_and_a_zip_hold_the_same(drawn, tmp_path, kind):
     (lambda p: shutil.rmtree(p/'train'), ['no images in train/<class>/']),
     (lambda p: shutil.rmtree(p/'train'/'dog'), ['class dog', 'no folder in train']),
     (lambda p: photo(p/'train'/'dog'/'9.jpg', size=(41,40)), ['9.jpg', 'one size']),
+    (lambda p: [photo(f, size=(41,40)) for f in get_image_files(p/'val')], ['val', 'one size']),
     (lambda p: (p/'val'/'cat'/'0.jpg').write_text('x'), ['0.jpg', 'no readable image'])])
 @pytest.mark.parametrize('zipped', [False,True])
 def test_a_set_that_cannot_be_loaded_whole(tmp_path, spoil, words, zipped):
@@ -268,6 +281,46 @@ def test_a_broken_zip(tmp_path):
     (tmp_path/'a.zip').write_text('x')
     with pytest.raises(Exception) as e: load_arrays(tmp_path/'a.zip')
     assert one_line(e, tmp_path/'a.zip', 'no whole zip')
+
+@pytest.mark.parametrize('compression', [ZIP_STORED,ZIP_DEFLATED])
+def test_a_zip_with_a_damaged_picture(tmp_path, compression):
+    path = photo_set(tmp_path/'set')
+    with ZipFile(tmp_path/'a.zip', 'w', compression) as z:
+        for f in get_image_files(path).sorted(): z.write(f, f.relative_to(path))
+        at = z.getinfo('val/dog/0.jpg').header_offset
+    b = bytearray((tmp_path/'a.zip').read_bytes())
+    b[at+100:at+140] = bytes(40)
+    (tmp_path/'a.zip').write_bytes(b)
+    with pytest.raises(Exception) as e: load_arrays(tmp_path/'a.zip')
+    assert one_line(e, tmp_path/'a.zip/val/dog/0.jpg')
+
+def test_a_zip_from_a_mac(tmp_path):
+    "It has a hidden companion of each file"
+    path = photo_set(tmp_path/'set')
+    with ZipFile(tmp_path/'a.zip', 'w') as z:
+        for f in get_image_files(path):
+            name = f.relative_to(path)
+            z.write(f, name)
+            z.writestr(f'__MACOSX/{name.parent}/._{name.name}', b'no picture')
+    assert [len(o) for o in load_arrays(tmp_path/'a.zip')]==[8,8,8,8,2]
+
+def six_signs(path): return [photo(path/f'{c}/{i}.jpg') for c in range(6) for i in range(10)]
+
+@pytest.mark.parametrize('spoil, words', [
+    (lambda p: shutil.rmtree(p/'3'), '5 folders'),
+    (lambda p: (shutil.rmtree(p), p.write_text('a file')), '0 folders'),
+    (lambda p: (p/'0/0.jpg').unlink(), '59 photos'),
+    (lambda p: ([f.unlink() for f in (p/'2').ls()[1:]], [photo(p/f'1/x{i}.jpg') for i in range(9)]), 'of one sign 1')])
+def test_signs_that_are_too_few(tmp_path, spoil, words):
+    six_signs(tmp_path/'signs')
+    spoil(tmp_path/'signs')
+    with pytest.raises(Exception) as e: signs_dls(tmp_path/'signs')
+    assert one_line(e, tmp_path/'signs', words)
+
+def test_a_hidden_folder_is_no_sign(tmp_path):
+    six_signs(tmp_path/'signs')
+    (tmp_path/'signs/.ipynb_checkpoints').mkdir()
+    assert list(signs_dls(tmp_path/'signs').vocab)==list('012345')
 
 @pytest.mark.parametrize('name', ['cifar10','fashion','signs'])
 def test_where_the_small_sets_are(tmp_path, monkeypatch, name):

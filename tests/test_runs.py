@@ -2,8 +2,9 @@
 import signal, stat, subprocess
 import pytest, resnet_course, torch
 from fastai.vision.all import *
-from resnet_course.data import fingerprint
-from resnet_course.training import commit, measured_fit, results, save_json, summary, write_whole
+from resnet_course import training
+from resnet_course.data import fingerprint, get_data
+from resnet_course.training import commit, fit_seconds, measured_fit, results, save_json, summary, write_whole
 from conftest import one_line, photo_set, tiny_learner
 
 file,ckpt,epochs = Path('out/fcn-small-s42.json'),Path('runs/out/fcn-small-s42.pt'),3   # of 4 batches
@@ -213,3 +214,16 @@ def test_results_are_of_complete_runs(tmp_path, whole):
         'hardware','seconds_epoch','record'}
     row = summary(runs).loc['fcn']
     assert (row.seeds, round(row.accuracy,6), round(row.spread,6))==(2, .6, round(.2/2**.5,6))
+
+@pytest.mark.parametrize('bs, seconds', [(16, 4+24/16/3), (64, 1+24/64/3)])
+def test_how_long_a_fit_would_take(drawn, monkeypatch, bs, seconds):
+    "64 photos to train on, 24 to validate; a step takes a second, on a clock of our own. The first of several takes more"
+    now,steps = [0.],[]
+    monkeypatch.setattr(training.time, 'perf_counter', lambda: now[0])
+    learn = tiny_learner(drawn)
+    learn.dls = get_data(drawn, presize=32, resize=32, bs=bs)
+    def step(m, *_):
+        now[0] += 1 if steps or bs==64 else 9
+        steps.append(1)
+    learn.model[0].register_forward_hook(step)
+    assert fit_seconds(learn, 1)==pytest.approx(seconds)
