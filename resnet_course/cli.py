@@ -33,7 +33,7 @@ def _names(
 ) -> list: # in the order of `known`
     from resnet_course.recipe import check_name
     names = [o.strip() for o in models.split(',') if o.strip()]
-    for n in names: check_name('model', n, known)
+    for n in names or ['']: check_name('model', n, known)
     return [r for r in known if r in names]
 
 def _check_epochs(epochs):
@@ -167,15 +167,20 @@ def train(
     _run({model or r.model:run}, out)
 
 # %% ../nbs/21_cli.ipynb #192ffee8
+_of_a_run = {'command','model','recipe','data','seed','epochs','precision','history','seconds','accuracy','hardware',
+             'versions'}
+
 def _load_record(file):
     from resnet_course.data import CourseError
     try: rec = json.loads(file.read_text(encoding='utf-8'))
     except (OSError, ValueError) as e:
         raise CourseError(f"{file} is no record that can be read ({type(e).__name__}): "
                           "name one, such as those in results/") from None
-    if not isinstance(rec, dict) or not {'command','model','history','data'} <= set(rec):
-        raise CourseError(f"{file} is no record of a training run" +
-                          (f"; this makes it again: {rec['command']}" if 'command' in rec else ''))
+    command = str(rec.get('command', '')) if isinstance(rec, dict) else ''
+    kind = command.split()[1:2]
+    settings = {'settings'} if kind in (['ladder'], ['train']) else set()
+    if len(command.split())<3 or not _of_a_run | settings <= set(rec):
+        raise CourseError(f"{file} is no record of a training run" + (f"; this makes it again: {command}" if command else ''))
     return rec
 
 @app.command()

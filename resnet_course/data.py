@@ -205,11 +205,11 @@ def _testing() -> bool:
 def _urls(presize): return [URLs.IMAGENETTE_160]*(presize<=160) + [URLs.IMAGENETTE_320, URLs.IMAGENETTE]
 
 def imagenette_on_disk(presize:int=160):
-    """The smallest of fastai's copies of Imagenette on this disk that has `presize` pixels, or None. Raises `CourseError`
-    for one that was not unpacked to the end"""
+    """The smallest of fastai's copies of Imagenette on this disk that has `presize` pixels, or None. Raises
+    `CourseError` for one that was not unpacked to the end"""
     found = first(f for u in _urls(presize) if (f:=fastai_path('data')/Path(u).stem).is_dir())
     if found and (n:=len(get_image_files(found)))<13394:
-        raise CourseError(f"{found} holds {n:,} of Imagenette's 13,394 photos; delete it, and it will be downloaded anew")
+        raise CourseError(f"{found} holds {n:,} of Imagenette's 13,394 photos; delete it, to have it downloaded anew")
     return found
 
 _debian_fashion = Path('/usr/share/datasets/fashion-mnist')   # the package dataset-fashion-mnist
@@ -268,7 +268,7 @@ def _small_set(name):
 def _card(path): return first(f for p in (path, path.parent) if (f:=p/'sample.json').exists())
 
 def data_name(path:Path) -> str:
-    "What a record calls the data in `path`: 'sample' for the drawn set or a part of it, else the folder's or zip's name"
+    "What a record calls the data in `path`: 'sample' for the drawn set or a part of it, else the name of folder or zip"
     return 'sample' if _card(path) else path.resolve().name.removesuffix('.zip')
 
 def run_settings(path:Path) -> dict: # keyword arguments of `get_data`

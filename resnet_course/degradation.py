@@ -33,7 +33,7 @@ class CifarBlock(nn.Module):
         super().__init__()
         self.convs = nn.Sequential(ConvLayer(ni, nf, stride=stride), ConvLayer(nf, nf, act_cls=None))
         self.shortcut = shortcut
-    def forward(self, x): return F.relu(self.convs(x) + self.shortcut(x) if self.shortcut else self.convs(x))
+    def forward(self, x): return F.relu(self.convs(x) if self.shortcut is None else self.convs(x)+self.shortcut(x))
 
 # %% ../nbs/06_degradation.ipynb #b5675eb7
 def _shortcut(kind, ni, nf, stride):

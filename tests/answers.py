@@ -179,6 +179,12 @@ def largest_off(scores, targ):
 @right('cross_entropy')
 def with_nll(scores, targ): return F.nll_loss(F.log_softmax(scores, dim=1), targ)
 
+@right('cross_entropy')
+def with_numpy(scores, targ):
+    s = scores.numpy()
+    s = s - s.max(1, keepdims=True)
+    return (np.log(np.exp(s).sum(1)) - s[np.arange(len(s)),targ.numpy()]).mean()   # an np.float32
+
 wrong('cross_entropy', 'softmax came before', lambda s,y: with_logsumexp(s.softmax(1), y))
 wrong('cross_entropy', 'overflow in `exp`',
       lambda s,y: -(s.exp()/s.exp().sum(1, keepdim=True)).log()[range(len(y)),y].mean())
@@ -433,6 +439,26 @@ class WithConvLayer(nn.Module):
         self.act = nn.ReLU()
     def forward(self, x): return self.act(self.skip(x) + self.b(self.a(x)))
 
+class InPlace(WithConvLayer):
+    "With the ReLU that should not be there, and the sum in place: the backward pass misses what the ReLU had given"
+    def __init__(self, ni, nf, stride=1):
+        super().__init__(ni, nf, stride)
+        self.b = ConvLayer(nf, nf, norm_type=NormType.BatchZero)
+    def forward(self, x):
+        out = self.b(self.a(x))
+        out += self.skip(x)
+        return self.act(out)
+wrong('resblock', 'your code changes in place', InPlace)
+class Misspelt(nn.Module):
+    def __init__(self, ni, nf, stride=1): super().__init__()
+    def foward(self, x): return x
+wrong('resblock', 'there is no `forward`', Misspelt)
+class OtherEps(WithConvLayer):
+    def __init__(self, ni, nf, stride=1):
+        super().__init__(ni, nf, stride)
+        for o in self.modules():
+            if isinstance(o, nn.BatchNorm2d): o.eps = 1e-3
+wrong('resblock', 'off by up to 0.0', OtherEps)
 wrong('resblock', 'both convolutions have the stride', block(partial(branch, strides=lambda s: (s,s))))
 wrong('resblock', 'the second convolution has the stride', block(partial(branch, strides=lambda s: (1,s))))
 wrong('resblock', '`stride` is not used', lambda ni,nf,stride: block()(ni, nf))
@@ -512,6 +538,8 @@ def silent(pick):
             if isinstance(m, ResBlock):
                 for p in pick(m): nn.init.zeros_(p)
     return f
+wrong('silence', 'they are frozen too', lambda net: [nn.init.zeros_(p).requires_grad_(False) for m in net.modules()
+                                                     if isinstance(m, ResBlock) for p in m.convs[-1][1].parameters()])
 wrong('silence', 'starts beta at', silent(lambda m: [m.convs[-1][1].weight]))
 wrong('silence', 'and gamma is not', silent(lambda m: [m.convs[-1][1].bias]))
 wrong('silence', 'no gradient gets to', silent(lambda m: [p for c in m.convs for p in c[1].parameters()]))
@@ -655,6 +683,13 @@ def replaced(n_out):
     for i,s in zip(range(4,8), (1,2,2,2)): net[i] = nn.Sequential(ResBlock(64, 64, s), ResBlock(64, 64))
     net[-1] = nn.Linear(64, n_out)
     return net
+@right('narrow')
+class Named(nn.Module):
+    def __init__(self, n_out):
+        super().__init__()
+        *parts,self.pool,self.flat,self.head = narrow_net(n_out)
+        self.stem,self.stages = nn.Sequential(*parts[:4]),nn.Sequential(*parts[4:])
+    def forward(self, x): return self.head(self.flat(self.pool(self.stages(self.stem(x)))))
 wrong('narrow', 'not changed yet', partial(narrow_net, widths=(64,128,256,512)))
 wrong('narrow', 'not changed yet', lambda n_out: resnet18(n_out))
 wrong('narrow', 'no stage has stride 2', partial(narrow_net, strides=(1,1,1,1)))

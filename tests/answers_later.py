@@ -635,6 +635,10 @@ for words,make in {
     wrong('crop_box', words, placed(make))
 wrong('crop_box', 'another area', placed(lambda h,w,a,r: (round((a*h*w)**.5/r), round((a*h*w)**.5))))
 wrong('crop_box', 'the last place', placed(crop_sides, 0))
+def rounded(h, w, a, r, u, v):
+    ch,cw = crop_sides(h, w, a, r)
+    return round(u*(h-ch)), round(v*(w-cw)), ch, cw
+wrong('crop_box', 'come up half as often', rounded)
 wrong('crop_box', 'sticks out', lambda h,w,a,r,u,v: (int(u*h), int(v*w), *crop_sides(h, w, a, r)))
 @wrong('crop_box', 'in the middle')
 def centred(h, w, area, ratio, u, v):
@@ -687,7 +691,7 @@ wrong('as_product', 'height and width are exchanged',
 wrong('as_product', 'before the channels',
       with_rows(lambda r,w,h,wd: (r.mT @ w.flatten(1).T).view(len(r), h, wd, len(w))))
 def mean_of(x, w, stride, padding): return unfolded(x, w, stride, padding)/w[0].numel()
-wrong('as_product', 'mean_of: expected shape (2, 4, 4, 4), came shape (2, 4, 4, 4), with values off', mean_of)
+wrong('as_product', 'mean_of: the shape is right, the values are off by up to', mean_of)
 
 # 08: how near to the limit
 
@@ -983,7 +987,8 @@ def by_probing(conv, bn):
     c = len(bn.weight)
     zero,one = (bn(torch.full((1,c,1,1), o))[0] for o in (0.,1.))
     bias = (one-zero)[:,0,0]*(torch.zeros(c) if conv.bias is None else conv.bias) + zero[:,0,0]
-    return lambda x: F.conv2d(x, (one-zero)[...,None]*conv.weight, bias, conv.stride, conv.padding, groups=conv.groups)
+    weight = (one-zero)[...,None]*conv.weight
+    return lambda x: F.conv2d(x, weight, bias, conv.stride, conv.padding, groups=conv.groups)
 @right('folded')
 def pytorchs(conv, bn): return torch.nn.utils.fuse_conv_bn_eval(conv, bn)
 
@@ -1018,6 +1023,7 @@ for words,f in {
         'expected a convolution, came 5': lambda conv,bn: 5,
         'off by up to': fold_of(weight=lambda w,k: w*k.view(-1,1,1,1)/2),
         'stops with': fold_of(lambda bn: bn.gamma)}.items(): wrong('folded', words, f)
+wrong('folded', 'while both layers are still there', lambda conv,bn: lambda x: bn(conv(x)))
 @wrong('folded', 'have changed (0.weight)')
 def folded_in_place(conv, bn):
     k = bn.weight.data/(bn.running_var+bn.eps).sqrt()

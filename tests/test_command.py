@@ -68,6 +68,7 @@ def test_the_usual_place(tiny, command):
     (['--epochs',0], ['--epochs 0', 'give 1 or more']), (['--epochs',-2], ['--epochs -2']),
     (['--models','resnet81'], ["no model 'resnet81'", 'resnet18', 'resnet50']),
     (['--models','fcn,rezblock'], ["no model 'rezblock'", 'resblock']),
+    (['--models',','], ["no model ''", 'fcn']),
     (['--models','qqq'], ["no model 'qqq'", *cli.rungs]), (['--data','nowhere'], ['nowhere', 'no such folder']),
     (['--data','.'], ['no images'])])
 def test_errors(args, words, command):
@@ -214,6 +215,10 @@ def test_errors_of_reproduce(tiny, command, a_record):
     assert 'another folder' in error(file, '--data', tiny, '--out', 'out')
     assert 'another version' in changed(settings=dict(rec['settings'], colour='red'))
     assert "no model 'mine'" in changed(model='mine')
+    for k in ('settings','hardware','versions','seed','seconds','recipe'):
+        Path('b.json').write_text(json.dumps({a:b for a,b in rec.items() if a!=k}))
+        assert 'no record of a training run' in error('b.json', '--data', tiny)
+    assert 'no record of a training run; this makes it' in changed(command='resnet_course train')
     assert "no experiment 'degradatoin'" in changed(command='resnet_course experiment degradatoin')
 
 # --- doctor -----------------------------------------------------------------------------------------------------

@@ -217,7 +217,7 @@ def test_results_are_of_complete_runs(tmp_path, whole):
 
 @pytest.mark.parametrize('bs, seconds', [(16, 4+24/16/3), (64, 1+24/64/3)])
 def test_how_long_a_fit_would_take(drawn, monkeypatch, bs, seconds):
-    "64 photos to train on, 24 to validate; a step takes a second, on a clock of our own. The first of several takes more"
+    "64 photos to train on, 24 to validate; a step takes a second, on a clock of our own, the first of several more"
     now,steps = [0.],[]
     monkeypatch.setattr(training.time, 'perf_counter', lambda: now[0])
     learn = tiny_learner(drawn)

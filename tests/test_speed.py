@@ -384,7 +384,7 @@ def test_clock(monkeypatch):
     assert clock.part is None
 
 def test_profile_finds_the_slow_part(drawn, monkeypatch):
-    "64 photos in batches of 16: four batches; 24 to validate, in one. Only what waits takes time, on a clock of our own"
+    "64 photos in batches of 16: four; 24 to validate, in one. Only what waits takes time, on a clock of our own"
     now = [0.]
     monkeypatch.setattr(speed.time, 'perf_counter', lambda: now[0])
     def wait(seconds=1): now[0] += seconds
