@@ -161,7 +161,7 @@ def train(
     if epochs is not None: _check_epochs(epochs)
     r = lesson.recipe(recipe)
     if model: lesson.check_name('model', model, lesson.course_nets)
-    path = course_path(data)
+    path = course_path(data, (r if size is None else lesson.resized(r, size)).presize)
     out = out or Path('runs')/f'train-{data_name(path)}'
     run = partial(lesson.train, path, r, model, epochs, size, seed, out, resume, precision)
     _run({model or r.model:run}, out)

@@ -29,7 +29,7 @@ from .speed import (FusedAdam, PhotoCrops, PhotoFiles, cached_chapter_data, cach
 # %% ../nbs/09_recipe.ipynb #734cefe6
 def orthogonal(
     g:Tensor, # (m, n)
-    steps:int=5,
+    steps:int=5, # rounds
 ) -> Tensor: # (m, n)
     "`g` with each singular value brought near 1, by Newton and Schulz's iteration in bf16. Jordan 2024"
     x = g.bfloat16()/(g.norm()+1e-7)
@@ -99,10 +99,11 @@ class AlternatingCrops(PhotoCrops):
 class EpochPlan(Callback):
     "Tells the loaders the side of an epoch's crops, and which epoch it is"
     def __init__(self,
-        sizes, # a side in pixels for each epoch
+        sizes, # a side in pixels for each epoch; the last one stays
     ): self.sizes = sizes
-    def before_epoch(self):
-        for dl in self.dls.loaders: dl.dataset.size,dl.dataset.epoch = self.sizes[self.epoch],self.epoch
+    def before_train(self):   # not `before_epoch`, which `get_preds` and `validate` send, too
+        size = self.sizes[min(self.epoch, len(self.sizes)-1)]
+        for dl in self.dls.loaders: dl.dataset.size,dl.dataset.epoch = size,self.epoch
 
 # %% ../nbs/09_recipe.ipynb #fd3f863a
 def blur_pool() -> nn.Module: # (bs, c, h, w) to (bs, c, h/2, w/2), odd sides rounded up
@@ -328,7 +329,7 @@ def save_weights(
 def look(
     learn:Learner, # from `recipe_learner`
     val:str='whole', # or 'middle'
-    mirrored:bool=False,
+    mirrored:bool=False, # look at the mirror images
 ) -> tuple: # probabilities (n, classes), class numbers (n,)
     "What the net says to the validation photos"
     ds = copy(learn.dls.valid.dataset)
@@ -349,18 +350,19 @@ def train(
     "Train a net as a recipe says: a record (JSON) and its weights (safetensors), both named <model>-<recipe>-s<seed>"
     path,make = Path(path),model if callable(model) else None
     name = make.__name__ if make else model or recipe.model
-    known = recipes.get(recipe.name)==recipe
+    known = make is None and recipes.get(recipe.name)==recipe
     r = replace(recipe if size is None else resized(recipe, size), model=name,
                 epochs=recipe.epochs if epochs is None else epochs)
     file = Path(out or Path('runs')/f'train-{data_name(path)}')/f'{name}-{r.name}-s{seed}.json'
     weights = file.with_suffix('.safetensors')
     learn = recipe_learner(path, r, seed, make, precision)
     command = f'resnet_course train --recipe {r.name} --model {name} --data {data_name(path)} --epochs {r.epochs} ' \
-              f'--size {r.size} --seed {seed}' if known else f'resnet_course reproduce {file.name}'
+              f'--size {r.size} --seed {seed}' + (f' --precision {precision}' if precision else '') if known else f'resnet_course reproduce {file.name}'
     about = dict(model=name, recipe=r.name, data=data_card(learn.dls), size=r.size, seed=seed, settings=asdict(r),
                  command=command)
     finished = _finished(file, dict(about, epochs=r.epochs, lr=r.lr, precision=learn.precision)) if resume else None
-    if finished and weights.exists(): return finished
+    if finished and 'views' in finished and weights.exists(): return finished
+    weights.unlink(missing_ok=True)   # else those of another run would stand beside a record that is not theirs
     _announce(learn, r.epochs, about)
     rec = measured_fit(learn, r.epochs, r.lr, file, resume, _choices['schedule'][r.schedule], **about)
     seen = {val:look(learn, val) for val in _choices['val']}
@@ -384,7 +386,8 @@ class Trained:
     def predict(self,
         files, # a photo's path, or a list of them
     ) -> pd.DataFrame: # index the file; columns class, probability
-        "The likeliest class of each photo. Raises `CourseError` for a file that is no photo"
+        "The likeliest class of each photo. Raises `CourseError` for a file that is no photo, or where there is none"
+        if not listify(files): raise CourseError("there is no photo to predict: give a path or a list of them")
         files,r,rng = [Path(o) for o in listify(files)],self.recipe,np.random.default_rng(0)
         crops = PhotoCrops(PhotoFiles(files, r.presize), range(len(files)), [0]*len(files), self.classes, r.size,
                            validated(r.val))
@@ -401,7 +404,7 @@ def load_trained(
         with safe_open(file, 'pt') as f:
             about,weights = json.loads(f.metadata()['resnet_course']),{k:f.get_tensor(k) for k in f.keys()}
     except FileNotFoundError: raise CourseError(f"{file}: no such file; `resnet_course train` makes one") from None
-    except (SafetensorError, KeyError, TypeError, ValueError) as e:
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as e:
         raise CourseError(f"{file} holds no net that `resnet_course train` has saved ({type(e).__name__})") from None
     recipe = recipe_from(about['recipe'], file)
     net = recipe_net(recipe, len(about['classes']), model)

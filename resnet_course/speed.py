@@ -436,12 +436,13 @@ def keep_memory() -> bool: # whether the C library understood
     "Have glibc keep freed memory for the next tensor, in the whole process, in place of giving it back and asking anew"
     mallopt = getattr(ctypes.CDLL(None), 'mallopt', None) if sys.platform=='linux' else None
     M_TRIM_THRESHOLD,M_MMAP_MAX = -1,-4   # malloc.h
-    return mallopt is not None and bool(mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, 2**31-1))
+    return mallopt is not None and bool(mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, -1))   # -1: never
 
 # %% ../nbs/08_speed.ipynb #f3ea09d4
 class TrimMemory(Callback):
     "Gives back, once an epoch, the free memory that `keep_memory` has glibc keep; else a process may grow without end"
-    def after_epoch(self): ctypes.CDLL(None).malloc_trim(0)
+    def after_epoch(self):   # a learner may have been exported to a system that has no such thing
+        if trim:=getattr(ctypes.CDLL(None), 'malloc_trim', None) if sys.platform=='linux' else None: trim(0)
 
 # %% ../nbs/08_speed.ipynb #f9c0e359
 _source = r'''
@@ -716,7 +717,9 @@ def peak_memory(
             infos = [o.memory_full_info() for o in (p, *p.children(recursive=True))]
             top = max(top, sum(getattr(o, 'pss', o.uss) for o in infos))   # pss: a shared page is shared out
         time.sleep(.2)
-    if p.returncode: raise CourseError(f"measuring memory failed: {p.stderr.read().strip().splitlines()[-1]}")
+    if p.returncode:
+        said = p.stderr.read().strip().splitlines() or [f'the process ended with {p.returncode}']   # killed: not a word
+        raise CourseError(f"measuring memory failed: {said[-1]}")
     return top
 
 def _short_epoch(path, fast):
@@ -928,7 +931,7 @@ def bench(
     data=None, # as in `course_path`
     repeats:int=5, # of which the median counts
     out:Path='runs/bench', # folder of the records, a file a part
-    resume:bool=False, # keep the parts that are there
+    resume:bool=False, # keep the parts that are there, of the same data, repeats and sizes
     quick:bool=False, # tiny sizes, to see it run; its figures mean nothing
 ) -> dict: # the records, {part's name: record}
     "Compares the course's speed with chapter 14, fastai, timm and torchvision. Raises `CourseError` for unknown parts"
@@ -936,18 +939,19 @@ def bench(
         raise CourseError(f"no part '{unknown[0]}' in the bench; its parts are {', '.join(bench_parts)}")
     path,out,res = course_path(data),Path(out),{}
     keep_memory()
-    b,card = _Bench(path, repeats, quick),None
+    b = _Bench(path, repeats, quick)
+    about = dict(data=dict(name=data_name(path), fingerprint=fingerprint(path)), repeats=repeats, quick=quick)
     for part,name in bench_parts.items():
         file = out/f'{part}-{name}.json'
         if part not in parts: continue
-        if not (resume and file.exists()):
+        there = json.loads(file.read_text(encoding='utf-8')) if resume and file.exists() else {}
+        if any(there.get(k)!=v for k,v in about.items()):
             print(f'({part}) {name}')
             set_seed(42)
-            card = card or dict(name=data_name(path), fingerprint=fingerprint(path))
             rows = list(getattr(b, name)())
             command = f'resnet_course bench --parts {part} --data {data_name(path)} --repeats {repeats}'
-            save_json(file, dict(name=f'bench-{name}', command=command, data=card, repeats=repeats, quick=quick,
-                                 rows=rows, hardware=hardware(), versions=versions(), commit=commit()))
+            save_json(file, dict(name=f'bench-{name}', command=command, **about, rows=rows, hardware=hardware(),
+                                 versions=versions(), commit=commit()))
             gc.collect()
         res[name] = json.loads(file.read_text(encoding='utf-8'))
     return res

@@ -81,6 +81,8 @@ def test_resume(records, monkeypatch, drawn):
     monkeypatch.setattr(speed, 'machine_peaks', lambda *_: 1/0)
     assert bench('cd', drawn, repeats=1, out=out, quick=True, resume=True)=={k:recs[k] for k in ('loading','limits')}
     with pytest.raises(ZeroDivisionError): bench('d', drawn, repeats=1, out=out, quick=True)
+    for other in (dict(repeats=2, quick=True), dict(repeats=1, quick=False)):   # it is of another bench
+        with pytest.raises(ZeroDivisionError): bench('d', drawn, out=out, resume=True, **other)
     assert bench_results(out)==recs   # the old record is still whole
 
 def test_a_part_that_fails_keeps_the_finished_ones(drawn, monkeypatch):
@@ -113,6 +115,8 @@ def test_memory():
     parent = 'import subprocess, sys; subprocess.run([sys.executable, "-c", {!r}])'.format
     child = peak_memory(parent(f'x = bytearray(200_000_000); {wait}'))
     assert 190e6<child-small<260e6
+    with pytest.raises(Exception) as e: peak_memory('import os; os.kill(os.getpid(), 9)')   # as when memory is short
+    assert one_line(e, 'ended with -9')
     with pytest.raises(Exception) as e: peak_memory('raise ValueError("this one")')
     assert one_line(e, 'this one')
 

@@ -4,7 +4,7 @@ import pytest
 from fastai.vision.all import *
 from PIL import Image
 from resnet_course import cli, recipe as recipes
-from resnet_course.data import make_sample
+from resnet_course.data import CourseError, make_sample
 from conftest import photo_set
 
 @pytest.fixture(scope='module')
@@ -152,6 +152,13 @@ def test_train(tiny, command):
     assert command(*args, '--resume')[0]==0 and Path('out/fcn-tiny-s3.json').stat().st_mtime_ns==before
     assert command('train', '--recipe', 'tiny', '--data', tiny, '--epochs', 1, '--precision', 'fp32')[0]==0
     assert json.loads(Path('runs/train-sample/resblock-tiny-s42.json').read_text())['precision']=='fp32'
+
+@pytest.mark.parametrize('args, presize', [([], 160), (['--size',224], 280), (['--recipe','resnet50-20ep'], 224)])
+def test_train_asks_for_photos_that_are_large_enough(command, monkeypatch, args, presize):
+    asked = []
+    def path(name, presize): asked.append(presize); raise CourseError('enough')
+    monkeypatch.setattr('resnet_course.data.course_path', path)
+    assert command('train', *args)[0]==1 and asked==[presize]
 
 @pytest.mark.parametrize('args, words', [
     (['--recipe','imagenette-6ep'], ["no recipe 'imagenette-6ep'", 'imagenette-5ep']),

@@ -116,14 +116,45 @@ def test_the_record(drawn):
         assert (o==state[f'average.{k}']).all(), k   # and it is the average that is kept
     rec = train(drawn, recipe('tiny'), 'fcn', epochs=1, size=48, out='out', precision='fp32')
     assert (rec['model'],rec['size'],rec['settings']['presize'])==('fcn',48,60)
-    assert rec['command']=='resnet_course train --recipe tiny --model fcn --data sample --epochs 1 --size 48 --seed 42'
+    assert rec['command']=='resnet_course train --recipe tiny --model fcn --data sample --epochs 1 --size 48 --seed 42 --precision fp32'
+
+@pytest.mark.parametrize('val', ['whole','middle'])
+def test_looks_are_of_the_last_size_and_of_the_view_that_counts(drawn, val):
+    "Of a recipe that grows: a look must not change what the next one sees"
+    r,other = replace(full, val=val),'middle' if val=='whole' else 'whole'
+    rec = run(drawn, r)
+    assert rec['views'][val]==rec['accuracy']
+    learn = recipe_learner(drawn, r, precision='fp32')
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(4, 1e-2)   # one epoch more than is planned
+        seen = learn.get_preds()[0]
+        learn.validate()
+    assert (look(learn, val)[0]==seen).all() and (look(learn, other)[0]!=seen).any()
+    assert learn.dls.valid.dataset.size==full.size
+
+def test_a_record_without_looks_is_no_finished_run(drawn, whole):
+    "As it is left by a run that was stopped after its last epoch, in a folder with the weights of another"
+    run(drawn)
+    file = Path(f'out/{stem}.json')
+    file.write_text(json.dumps({k:v for k,v in json.loads(file.read_text()).items() if k not in ('views','accuracy_tta')}))
+    assert outcome(run(drawn, resume=True))==whole
+
+def test_old_weights_go_before_a_new_run(drawn, monkeypatch):
+    run(drawn)
+    with monkeypatch.context() as m:
+        m.setattr(defaults, 'callbacks', [*defaults.callbacks, ctrl_c('before_batch')])
+        with pytest.raises(KeyboardInterrupt): run(drawn)
+    assert not Path(f'out/{stem}.safetensors').exists()
 
 def test_a_net_of_ones_own(drawn):
     def two_layers(n):
         return nn.Sequential(ConvLayer(3,8,stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8,n))
     rec = run(drawn, base, model=two_layers)
     file = Path('out/two_layers-test-s42.safetensors')
-    assert rec['model']=='two_layers' and load_trained(file, two_layers).net[3].out_features==10
+    assert rec['command']=='resnet_course reproduce two_layers-test-s42.json' and rec['model']=='two_layers'
+    own = train(drawn, recipe('tiny'), two_layers, epochs=1, out=Path('own'), precision='fp32')
+    assert own['command']=='resnet_course reproduce two_layers-tiny-s42.json'
+    assert load_trained(file, two_layers).net[3].out_features==10
     with pytest.raises(Exception) as e: load_trained(file)
     assert one_line(e, "no model 'two_layers'")
 
@@ -160,6 +191,8 @@ def test_own_photos():
     bad.write_text('x')
     with pytest.raises(Exception) as e: trained.predict(bad)
     assert one_line(e, bad)
+    with pytest.raises(Exception) as e: trained.predict([])
+    assert one_line(e, 'no photo')
 
 def test_files_that_hold_no_net(drawn):
     file = Path('a.safetensors')
@@ -167,6 +200,8 @@ def test_files_that_hold_no_net(drawn):
         with pytest.raises(Exception) as e: load_trained(file)
         return e
     assert one_line(error(), file, 'no such file')
+    file.mkdir();                                                  assert one_line(error(), file, 'holds no net')
+    file.rmdir()
     file.write_bytes(b'x'*100);                                    assert one_line(error(), file, 'holds no net')
     save_file({'a':torch.zeros(1)}, file);                         assert one_line(error(), file, 'holds no net')
     save_file({'a':torch.zeros(1)}, file, dict(resnet_course='x'));assert one_line(error(), file, 'holds no net')
