@@ -1,5 +1,5 @@
-"Each lesson says how long its cells take, as `.ci/execute` has recorded it"
-import json, runpy
+"What the lessons keep of their runs: how long the cells take, and their pictures"
+import json, re, runpy
 from pathlib import Path
 import pytest
 
@@ -16,3 +16,12 @@ def test_time(name):
     cells = json.loads((top/f'nbs/{name}.ipynb').read_text(encoding='utf-8'))['cells']
     start = ' '.join(' '.join(''.join(c['source']) for c in cells[:4] if c['cell_type']=='markdown').split())
     assert f"Its cells take about {in_words(rec['seconds'])} on two CPU cores." in start and rec['hardware']['cores']==2
+
+draws = re.compile(r'^(_,axs? = |fig,axs? = |ax = |plot_\w+\(|show_images?\(|dls\.show_batch|draw_flow\()', re.M)
+
+@pytest.mark.parametrize('file', sorted((top/'nbs').glob('*.ipynb')), ids=lambda f: f.stem)
+def test_cells_that_draw_keep_their_pictures(file):
+    "An edit by a tool may lose them"
+    for c in json.loads(file.read_text(encoding='utf-8'))['cells']:
+        if c['cell_type']=='code' and draws.search(source:=''.join(c['source'])):
+            assert any('image/png' in o.get('data', {}) for o in c['outputs']), source
