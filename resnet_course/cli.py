@@ -180,7 +180,8 @@ def _load_record(file):
     kind = command.split()[1:2]
     settings = {'settings'} if kind in (['ladder'], ['train']) else set()
     if len(command.split())<3 or not _of_a_run | settings <= set(rec):
-        raise CourseError(f"{file} is no record of a training run" + (f"; this makes it again: {command}" if command else ''))
+        raise CourseError(f"{file} is no record of a training run" +
+                          (f"; this makes it again: {command}" if command else ''))
     return rec
 
 @app.command()

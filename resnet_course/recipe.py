@@ -357,7 +357,8 @@ def train(
     weights = file.with_suffix('.safetensors')
     learn = recipe_learner(path, r, seed, make, precision)
     command = f'resnet_course train --recipe {r.name} --model {name} --data {data_name(path)} --epochs {r.epochs} ' \
-              f'--size {r.size} --seed {seed}' + (f' --precision {precision}' if precision else '') if known else f'resnet_course reproduce {file.name}'
+              f'--size {r.size} --seed {seed}' + (f' --precision {precision}' if precision else '')
+    if not known: command = f'resnet_course reproduce {file.name}'
     about = dict(model=name, recipe=r.name, data=data_card(learn.dls), size=r.size, seed=seed, settings=asdict(r),
                  command=command)
     finished = _finished(file, dict(about, epochs=r.epochs, lr=r.lr, precision=learn.precision)) if resume else None

@@ -1098,7 +1098,7 @@ for words,f in {
         'gradient of the loss': cam_of(lambda s,c: F.cross_entropy(s, c)),
         'expected that of the score': cam_of(lambda s,c: F.nll_loss(s.log_softmax(1), c, reduction='sum')),
         'of the probability': cam_of(lambda s,c: s.softmax(1)[range(len(c)),c]),
-        'came shape (4, 6, 4)': cam_of(map=lambda o: o.sum(2).relu()),
+        'the shape is right, the values are off': cam_of(map=lambda o: o.sum(2).relu()),
         'off by up to': cam_of(map=lambda o: o.sum(1).relu().sqrt()),
         'RuntimeError': lambda body,head,x,classes: head(x)}.items(): wrong('grad_cam', words, f)
 @wrong('grad_cam', 'the gradient alone')

@@ -6,7 +6,8 @@ from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
 from fastai.vision.all import *
 from PIL import Image
 from resnet_course import data
-from resnet_course.data import Photo, broken_images, course_path, data_name, fingerprint, get_data, load_arrays, make_sample
+from resnet_course.data import (Photo, broken_images, course_path, data_name, fingerprint, get_data, load_arrays,
+                                make_sample)
 from resnet_course.classics import signs_dls
 from conftest import one_line, photo, photo_set, tiny_learner
 

@@ -20,10 +20,10 @@ def seed():
     torch.manual_seed(0)
     with torch.no_grad(): yield
 
-@pytest.mark.parametrize('depth', [18,34,50])
+@pytest.mark.parametrize('depth', [18,34])
 def test_equals_timm(depth): assert differences(preact_resnet(depth, 10), reference(depth))==set()
 
-@pytest.mark.parametrize('depth', [101,152])
+@pytest.mark.parametrize('depth', [50,101,152])
 def test_equals_timm_when_deep(depth):
     "In double precision: on a path without norms the numbers grow, and what is rounded off grows with them"
     torch.set_default_dtype(torch.float64)
