@@ -255,8 +255,8 @@ def _macs(m, x):
     with FlopCounterMode(display=False) as count, torch.no_grad(): m(x)
     return count.get_total_flops()/2
 
-def _module_differs(m, r, x):
-    "How module `m` differs from `r` on an input `x`, in words; None where it does not"
+def _module_differs(m, r, x, start=True):
+    "How module `m` differs from `r` on an input `x`, in words; None where it does not. `start`: as it is made, too"
     y,z = _result(m, x),_result(r, x)
     if isinstance(y, _Stopped): return None if isinstance(z, _Stopped) and y.error==z.error else str(y)
     if isinstance(z, _Stopped): return 'no error'   # where a known mistake ends in one
@@ -266,7 +266,7 @@ def _module_differs(m, r, x):
     if n!=k: return f'expected {k:,} parameters, came {n:,}'
     if Counter(k for k,_ in _tensors(m))!=Counter(k for k,_ in _tensors(r)):
         return 'the number of parameters is right, but they have other shapes'
-    if x.shape==z.shape and _hands_on(m, x)!=_hands_on(r, x):
+    if start and x.shape==z.shape and _hands_on(m, x)!=_hands_on(r, x):
         return 'a fresh block should ' + 'not '*(not _hands_on(r, x)) + 'hand on its input as it is'
     _wake(r)
     state,said = deepcopy(r.state_dict()),None
@@ -281,7 +281,7 @@ def _module_differs(m, r, x):
     a,b = _macs(m, x),_macs(r, x)
     if abs(a-b)>.01*b: return f'the values are right, for {a/max(b,1):.2g} times the arithmetic'
 
-def _module(make, right, cases, *slips, library=()):
+def _module(make, right, cases, *slips, library=(), start=True):
     "Raise `Wrong` unless `make` makes what `right` makes; cases are (arguments, shape of an input)"
     if isinstance(make, nn.Module): raise Wrong('hand in the class or function itself, not a module that it made')
     def differs(version, case):
@@ -295,7 +295,7 @@ def _module(make, right, cases, *slips, library=()):
         r = version(*args)
         if isinstance(r, list): r = nn.Sequential(*r)
         torch.manual_seed(42)
-        said = _module_differs(m, r, torch.randn(shape))
+        said = _module_differs(m, r, torch.randn(shape), start)
         return said and f'{call} on an input of shape {shape}: {said}'
     _judge(differs, right, cases, slips)
 
@@ -1330,7 +1330,7 @@ def preact(MyPreAct):
         ('the 1x1 convolution has a bias; leave it out', known(way=bias_conv)),
         ('the second convolution has the stride; the first should', known(strides=lambda s: (1,s))),
         ('both convolutions have the stride; only the first should', known(strides=lambda s: (s,s))),
-        ('`stride` is not used', lambda ni,nf,s: PreActBlock(ni, nf)), library=(PreActBlock,))
+        ('`stride` is not used', lambda ni,nf,s: PreActBlock(ni, nf)), library=(PreActBlock,), start=False)
     return 'Where the shape stays nothing stands in the way of `x`.'
 
 @exercise('07', 'Softmax twice')

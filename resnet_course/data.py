@@ -219,7 +219,7 @@ def course_path(
     name:str|Path=None, # a data set's name or a folder; None: what RESNET_COURSE_DATA says, else Imagenette
     presize:int=160, # the size that `get_data` will be asked for; above 160 the 320 px copy is taken
 ) -> Path: # a folder with train/<class>/ and val/<class>/; 'cifar10', 'fashion' and 'signs' have layouts of their own
-    "Where the photos are. Raises `CourseError` where there are none"
+    "Where the photos are. Raises `CourseError` for a name that is none, and for a folder that is not there"
     env = os.environ.get('RESNET_COURSE_DATA')
     name = str(name or env or 'imagenette')
     if name in _small_sets: return _small_set(name)

@@ -302,11 +302,10 @@ def _variants(base, **changes): return [replace(base, name=f'{base.name}-{k}', *
 recipes = {o.name:o for o in [_chapter14, _5ep, _20ep, _resnet50,
     Recipe('tiny', model='resblock', epochs=2, size=32, presize=40, bs=16, min_scale=.6),
     *[_screen(i+1, on) for i,on in enumerate(factorial16())],
-    *_variants(_5ep, **{'no-smoothing':dict(smoothing=0.), 'crops35':dict(min_scale=.35), 'bs32':dict(bs=32),
+    *_variants(_5ep, **{'no-smoothing':dict(smoothing=0.), 'crops35':dict(min_scale=.35),
         'adam':dict(opt='adam', lr=3e-3, schedule='one_cycle'), 'ranger':dict(opt='ranger'),
-        'one-cycle':dict(schedule='one_cycle'), 'silu':dict(act='SiLU'), 'blur-pool':dict(down='blur'),
-        'mean-shortcut':dict(shortcut='mean'), 'large-grid':dict(stem_pool=False), 'ema':dict(ema=.99),
-        'alternating':dict(flip='alternating'), 'decay-all':dict(wd_bn_bias=True), 'growing':dict(start_size=96)}),
+        'decay-all':dict(wd_bn_bias=True), 'blur-pool':dict(down='blur'), 'mean-shortcut':dict(shortcut='mean'),
+        'large-grid':dict(stem_pool=False), 'growing':dict(start_size=96)}),
     *_variants(_20ep, **{'no-smoothing':dict(smoothing=0.), 'mixup':dict(mixup=.2)})]}
 
 def recipe(name:str) -> Recipe:

@@ -309,7 +309,7 @@ def measured_fit(
     fit=Learner.fit_one_cycle, # called with learner, epochs, lr and `cbs`
     **about # what the record says besides: command, model, recipe, size, seed; `data`, if its card is made already
 ) -> dict: # the run's record, as written to `file`
-    "A fit that leaves a record and a checkpoint; Ctrl-C loses at most a batch"
+    "A fit that leaves a record and a checkpoint; Ctrl-C loses nothing, a second one the epoch so far"
     file = Path(file)
     c_in = first(m.in_channels for m in learn.model.modules() if isinstance(m, nn.Conv2d))
     costs = layer_costs(learn.model, about['size'], c_in)
@@ -445,9 +445,9 @@ class Experiment:
         model:str, # one of `nets`
         seed:int=42, # of weights, shuffling and augmentation
         out:Path=None, # folder of the record; None: runs/<name>
-        resume:bool=False, # keep a finished record, go on from a checkpoint
+        resume:bool=False, # or begin anew?
     ) -> dict: # the run's record
-        "Train one of the nets, unless its record is there"
+        "Train one of the nets; with `resume`, keep its finished record or go on from its checkpoint"
         file = Path(out or Path('runs')/self.name)/f'{model}-{self.recipe}-s{seed}.json'
         set_seed(seed)
         dls = self.loaders(course_path(self.data))

@@ -417,6 +417,12 @@ class PreAct(nn.Module):
         return self.branch(out) + (self.short(out) if self.short else x)
 right('preact', PreAct)
 @right('preact')
+class Silent(PreAct):
+    "Its branch starts at zero"
+    def __init__(self, *args):
+        super().__init__(*args)
+        nn.init.zeros_(self.two.weight)
+@right('preact')
 class WithFunctions(nn.Module):
     "Registered in another order; the 1x1 convolution is a linear layer"
     def __init__(self, ni, nf, stride=1):
