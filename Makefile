@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 OFFLINE := $(shell unshare -rn true 2>/dev/null && echo "unshare -rn")
 
 run: $(READY)  ## train the ladder of models; DATA=imagenette or a folder for real photos
-	$(BIN)/resnet_course ladder --data $(DATA) --resume
+	$(BIN)/resnet_course ladder --data "$(DATA)" --resume
 
 test: $(READY)  ## everything that CI runs
 	PATH="$(BIN):$$PATH" bash .ci/in_step
@@ -28,7 +28,8 @@ readme: $(READY)  ## make README.md from index.ipynb
 	$(BIN)/python .ci/readme.py
 
 $(READY): settings.ini setup.py
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@# a venv that was not finished, or of an older Python, is made anew
+	$(BIN)/python -c 'import pip, sys; assert sys.version_info>=(3,11)' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]'
 	$(BIN)/python -m pip check
 	if git rev-parse --git-dir >/dev/null 2>&1; then $(BIN)/nbdev_install_hooks; fi

@@ -177,11 +177,14 @@ def _load_record(file):
         raise CourseError(f"{file} is no record that can be read ({type(e).__name__}): "
                           "name one, such as those in results/") from None
     command = str(rec.get('command', '')) if isinstance(rec, dict) else ''
+    if command.startswith('train('):
+        raise CourseError(f"{file} is of a net of your own, which only your code can make: {command} does it again")
     kind = command.split()[1:2]
     settings = {'settings'} if kind in (['ladder'], ['train']) else set()
     if len(command.split())<3 or not _of_a_run | settings <= set(rec):
         raise CourseError(f"{file} is no record of a training run" +
                           (f"; this makes it again: {command}" if command else ''))
+    if not rec.get('complete', True): raise CourseError(f"{file} is of a run that was stopped: name one of a whole run")
     return rec
 
 @app.command()
@@ -201,7 +204,8 @@ def reproduce(
     kind,name = rec['command'].split()[1:3]
     model,seed,epochs,precision = (rec[k] for k in ('model','seed','epochs','precision'))
     exp = _experiment(name) if kind=='experiment' else None
-    path = course_path(data or (exp.data if exp else 'sample' if rec['data']['name']=='sample' else None))
+    path = course_path(data or (exp.data if exp else 'sample' if rec['data']['name']=='sample' else None),
+                       exp.presize if exp else rec['settings']['presize'])
     if fingerprint(path)!=rec['data']['fingerprint']:
         raise CourseError(f"{path} does not hold the photos of the record ({rec['data']['name']}, fingerprint "
                           f"{rec['data']['fingerprint']}): say where they are with --data")
@@ -312,6 +316,8 @@ def main():
     try: app()
     except Exception as e:
         from resnet_course.data import CourseError
+        if type(e).__name__=='OutOfMemoryError':   # torch's, and torch is not imported here
+            e = CourseError("the GPU's memory is too small: close what else uses it, or `train` at a smaller --size")
         if not isinstance(e, (CourseError, OSError)): raise
         typer.echo(f'error: {e}', err=True)
         sys.exit(1)

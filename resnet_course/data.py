@@ -12,9 +12,10 @@ from fastai.vision.all import *
 import gzip, hashlib, json, multiprocessing, os, tempfile, zlib
 from concurrent.futures import ProcessPoolExecutor   # after fastai, which has another of that name
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from math import cos, pi, sin
 from zipfile import BadZipFile, ZipFile
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageDraw
 from torchvision.datasets import FashionMNIST
 
 # %% ../nbs/00_data.ipynb #e726324c
@@ -35,18 +36,26 @@ def _to_rgb(im:Image.Image) -> Image.Image:
         im = Image.fromarray((np.asarray(im).astype(np.float32)/257).round().clip(0,255).astype(np.uint8))
     return im.convert('RGB')
 
+_turns = {2:'FLIP_LEFT_RIGHT', 3:'ROTATE_180', 4:'FLIP_TOP_BOTTOM', 5:'TRANSPOSE', 6:'ROTATE_270', 7:'TRANSVERSE',
+          8:'ROTATE_90'}
+
+def _upright(im:Image.Image) -> Image.Image:
+    "`im`, turned as EXIF tag 0x112 says. Pillow's `exif_transpose` writes the other tags anew, and fails on odd ones"
+    turn = _turns.get(im.getexif().get(0x112))
+    return im.transpose(Image.Transpose[turn]) if turn else im
+
 def _read_photo(file, name) -> Image.Image:
-    "The photo in `file`, a path or an open file, called `name` when it cannot be read"
+    "The photo in `file`, a path or a function that opens one, called `name` when it cannot be read"
     try:
-        with Image.open(file) as im: return _to_rgb(ImageOps.exif_transpose(im))
-    except (OSError, SyntaxError, ValueError, BadZipFile, zlib.error, Image.DecompressionBombError) as e:
+        with Image.open(file() if callable(file) else file) as im: return _to_rgb(_upright(im))
+    except Exception as e:   # what a decoder may raise is written nowhere
         raise CourseError(f"{name} is no readable image ({_first_line(e)}): mend or remove it; "
                           "`resnet_course doctor --data FOLDER` lists all such files") from None
 
 class Photo(PILImage):
     "A `PILImage` that keeps 16-bit values, is turned as its EXIF tag says, and is named when it cannot be read"
     @classmethod
-    def create(cls, fn, **kwargs):
+    def create(cls, fn:Path|str|bytes|np.ndarray|Tensor|Image.Image, **kwargs):   # `predict` reads what it may be given
         return cls(_read_photo(fn, fn)) if isinstance(fn, (str,Path)) else super().create(fn, **kwargs)
 
 # %% ../nbs/00_data.ipynb #23752fc3
@@ -202,15 +211,19 @@ def _testing() -> bool:
     "True inside `nbdev_test`: the one place that asks"
     return os.environ.get('IN_TEST')=='1'
 
-def _urls(presize): return [URLs.IMAGENETTE_160]*(presize<=160) + [URLs.IMAGENETTE_320, URLs.IMAGENETTE]
+def _urls(presize):
+    return [URLs.IMAGENETTE_160]*(presize<=160) + [URLs.IMAGENETTE_320]*(presize<=320) + [URLs.IMAGENETTE]
 
 def imagenette_on_disk(presize:int=160):
     """The smallest of fastai's copies of Imagenette on this disk that has `presize` pixels, or None. Raises
     `CourseError` for one that was not unpacked to the end"""
     found = first(f for u in _urls(presize) if (f:=fastai_path('data')/Path(u).stem).is_dir())
-    if found and (n:=len(get_image_files(found)))<13394:
-        raise CourseError(f"{found} holds {n:,} of Imagenette's 13,394 photos; delete it, to have it downloaded anew")
-    return found
+    return found and _whole(found, 13394, "Imagenette's")
+
+def _whole(path, n, whose):
+    if (found:=len(get_image_files(path)))<n:
+        raise CourseError(f"{path} holds {found:,} of {whose} {n:,} photos; delete it, to have it downloaded anew")
+    return path
 
 _debian_fashion = Path('/usr/share/datasets/fashion-mnist')   # the package dataset-fashion-mnist
 _small_sets = dict(cifar10='RESNET_COURSE_CIFAR10', fashion='RESNET_COURSE_FASHION', signs='RESNET_COURSE_SIGNS')
@@ -230,7 +243,7 @@ def course_path(
             "set RESNET_COURSE_DATA to a folder that holds Imagenette, "
             "or go on with the drawn sample: RESNET_COURSE_DATA=sample")
     path = Path(name).expanduser()
-    if path.is_dir(): return path
+    if path.is_dir() or path.suffix=='.zip' and path.is_file(): return path
     raise CourseError(f"{name}: no such folder, and no data set's name; "
                       f"use {', '.join(map(repr, ('imagenette','sample',*_small_sets)))} "
                       "or a folder with train/<class>/ and val/<class>/")
@@ -255,7 +268,9 @@ def _small_set(name):
         path = Path(given).expanduser()
         if path.exists(): return path
         raise CourseError(f"{path}: no such folder or zip; {var} names it")
-    if name=='cifar10': return _download(URLs.CIFAR, untar_data, f"set {var} to a folder or zip that holds CIFAR-10")
+    if name=='cifar10':
+        path = _download(URLs.CIFAR, untar_data, f"set {var} to a folder or zip that holds CIFAR-10")
+        return _whole(path, 60000, "CIFAR-10's")
     if name=='fashion':
         if _debian_fashion.is_dir(): return _debian_fashion
         own = fastai_path('data')/'fashion-mnist'
@@ -265,17 +280,20 @@ def _small_set(name):
                       "https://github.com/ardamavi/Sign-Language-Digits-Dataset, "
                       f"a folder each, and set {var} to the folder that holds them")
 
-def _card(path): return first(f for p in (path, path.parent) if (f:=p/'sample.json').exists())
+def _card(path):
+    "What `make_sample` says of the drawn set that `path` is, or is a part of; None for any other folder"
+    for p in (path, path.parent):
+        with suppress(OSError, ValueError, AttributeError):
+            if (card:=json.loads((p/'sample.json').read_text())).keys()=={'n_train','n_val','size','seed'}: return card
 
 def data_name(path:Path) -> str:
     "What a record calls the data in `path`: 'sample' for the drawn set or a part of it, else the name of folder or zip"
-    return 'sample' if _card(path) else path.resolve().name.removesuffix('.zip')
+    return 'sample' if _card(path) else os.fsencode(path.resolve().name).decode(errors='replace').removesuffix('.zip')
 
 def run_settings(path:Path) -> dict: # keyword arguments of `get_data`
-    "Sizes and batch that suit the data: chapter 14's, or small ones where `path` is the drawn sample"
-    if not (card:=_card(path)): return dict(presize=160, resize=128, bs=128)
-    size = json.loads(card.read_text())['size']
-    return dict(presize=min(size,72), resize=min(size,64), bs=16)
+    "Sizes and batch that suit the data: chapter 14's, or small ones for the drawn sample; no batch larger than the set"
+    if card:=_card(path): return dict(presize=min(card['size'],72), resize=min(card['size'],64), bs=16)
+    return dict(presize=160, resize=128, bs=min(128, len(get_image_files(path/'train')) or 128))
 
 # %% ../nbs/00_data.ipynb #8ecacb71
 def photos_by_class(
@@ -337,7 +355,7 @@ def fingerprint(
     splits = [s for s in ('train','val','test') if (path/s).is_dir()]
     files = get_files(path, {*image_extensions,'.gz'}, folders=splits or None)
     for f in [path] if path.is_file() else files.sorted():
-        h.update(f'{f.relative_to(path).as_posix()}\0{f.stat().st_size}\0'.encode())
+        h.update(f'{f.relative_to(path).as_posix()}\0{f.stat().st_size}\0'.encode(errors='surrogateescape'))
         h.update(f.read_bytes())
     return h.hexdigest()[:16]
 
@@ -388,7 +406,7 @@ def load_arrays(
     if extra:={c for c,*_ in splits[1]} - set(vocab):
         raise CourseError(f"{path}: class {', '.join(sorted(extra))} has no folder in train")
     def picture(name, opener):
-        with opener() as f: im = _read_photo(f, path/name)
+        im = _read_photo(opener, path/name)
         return np.asarray(im.convert('L') if grey else im).reshape(*im.size[::-1], -1).transpose(2,0,1)
     res,shape = [],None
     for files in splits:

@@ -40,11 +40,11 @@ def filter_direction(
 def fold_norms(
     model:nn.Module # is left as it is
 ) -> nn.Module:
-    "A copy for evaluation, in which convolutions have taken in the batch norms that follow them"
+    "A copy for evaluation, in which convolutions have taken in the batch norms (not `FastNorm`) that follow them"
     model = deepcopy(model).eval()
     for seq in [m for m in model.modules() if isinstance(m, nn.Sequential)]:
         for (a,conv),(b,bn) in pairwise(list(seq.named_children())):
-            if isinstance(conv, nn.Conv2d) and isinstance(bn, nn.BatchNorm2d):
+            if isinstance(conv, nn.Conv2d) and type(bn) is nn.BatchNorm2d:
                 setattr(seq, a, fuse_conv_bn_eval(conv, bn))
                 setattr(seq, b, nn.Identity())
     return model
@@ -138,7 +138,7 @@ class Inspection(Experiment):
             self.fit(learn, epochs, lr, cbs=cbs)
             save_weights(weights, learn.model)
         rec = super(Inspection, replace(self, fit=fit)).run(model, seed, training, resume)
-        dls = self.loaders(course_path(self.data))
+        dls = self.loaders(course_path(self.data, self.presize))
         learn = get_learner(dls, self.nets[model](dls.c), **self.learner)
         learn.model.load_state_dict(load_file(weights))
         return self.look(learn, rec, file)
@@ -244,5 +244,4 @@ def _photo_sizes(learn, rec, file):
     return rec
 
 sizes_experiment = Inspection('sizes', 'chapter14', dict(resnet18=resnet18),
-    lambda path: cached_chapter_data(course_path(presize=224)), size=128, epochs=5, lr=3e-3,
-    look=_photo_sizes)
+    cached_chapter_data, size=128, epochs=5, lr=3e-3, presize=224, look=_photo_sizes)

@@ -202,6 +202,7 @@ class Recipe:
     def __post_init__(self):
         for field,known in _choices.items(): check_name(field, getattr(self, field), known)
         if self.epochs<1: raise CourseError(f"{self.epochs} epochs: there is nothing to train; take 1 or more")
+        if min(self.bs, self.presize)<1: raise CourseError(f"bs {self.bs}, presize {self.presize}: both are 1 or more")
         if self.size<32: raise CourseError(f"size {self.size} is too small for these nets; take 32 or more")
         if (self.start_size or 0)>self.size:
             raise CourseError(f"start_size {self.start_size} is above size {self.size}: images can only grow")
@@ -348,6 +349,8 @@ def train(
 ) -> dict: # the run's record
     "Train a net as a recipe says: a record (JSON) and its weights (safetensors), both named <model>-<recipe>-s<seed>"
     path,make = Path(path),model if callable(model) else None
+    if make and not hasattr(make, '__name__'):
+        raise CourseError(f"{type(make).__name__}: no name for the record; give a function or class that makes the net")
     name = make.__name__ if make else model or recipe.model
     known = make is None and recipes.get(recipe.name)==recipe
     r = replace(recipe if size is None else resized(recipe, size), model=name,
@@ -357,7 +360,8 @@ def train(
     learn = recipe_learner(path, r, seed, make, precision)
     command = f'resnet_course train --recipe {r.name} --model {name} --data {data_name(path)} --epochs {r.epochs} ' \
               f'--size {r.size} --seed {seed}' + (f' --precision {precision}' if precision else '')
-    if not known: command = f'resnet_course reproduce {file.name}'
+    if make: command = f'train(path, recipe, {name}, seed={seed})'
+    elif not known: command = f'resnet_course reproduce {file.name}'
     about = dict(model=name, recipe=r.name, data=data_card(learn.dls), size=r.size, seed=seed, settings=asdict(r),
                  command=command)
     finished = _finished(file, dict(about, epochs=r.epochs, lr=r.lr, precision=learn.precision)) if resume else None
@@ -391,8 +395,10 @@ class Trained:
         files,r,rng = [Path(o) for o in listify(files)],self.recipe,np.random.default_rng(0)
         crops = PhotoCrops(PhotoFiles(files, r.presize), range(len(files)), [0]*len(files), self.classes, r.size,
                            validated(r.val))
-        probs = torch.cat([self.net(crops.batch(b, rng)[0]).softmax(1) for b in chunked(range(len(files)), 64)])
-        p,i = probs.max(1)
+        device = next(self.net.parameters()).device
+        batches = (crops.batch(b, rng)[0].to(device) for b in chunked(range(len(files)), 64))
+        probs = torch.cat([self.net(xb).softmax(1) for xb in batches])
+        p,i = probs.cpu().max(1)
         return pd.DataFrame({'class':[self.classes[o] for o in i], 'probability':p.numpy()}, index=files)
 
 def load_trained(
@@ -403,13 +409,16 @@ def load_trained(
     try:
         with safe_open(file, 'pt') as f:
             about,weights = json.loads(f.metadata()['resnet_course']),{k:f.get_tensor(k) for k in f.keys()}
+        recipe,classes = recipe_from(about['recipe'], file),about['classes']
     except FileNotFoundError: raise CourseError(f"{file}: no such file; `resnet_course train` makes one") from None
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as e:
         raise CourseError(f"{file} holds no net that `resnet_course train` has saved ({type(e).__name__})") from None
-    recipe = recipe_from(about['recipe'], file)
-    net = recipe_net(recipe, len(about['classes']), model)
-    net.load_state_dict(weights)
-    return Trained(net, about['classes'], recipe)
+    net = recipe_net(recipe, len(classes), model)
+    try: net.load_state_dict(weights)
+    except RuntimeError:
+        raise CourseError(f"{file} holds the weights of another net than {recipe.model}: give as `model` the function "
+                          "that made it") from None
+    return Trained(net, classes, recipe)
 
 # %% ../nbs/09_recipe.ipynb #eccb352a
 def effects(

@@ -24,7 +24,7 @@ from fastai.vision.models.xresnet import xresnet18, xresnet50
 from concurrent.futures import ThreadPoolExecutor   # after fastai, which has another of that name
 from .data import (CourseError, Photo, course_path, data_name, fingerprint, get_data, n_workers,
                                 photos_by_class, run_settings)
-from .training import (choose_precision, commit, get_learner, hardware, layer_costs, save_json, versions,
+from .training import (choose_precision, commit, get_learner, hardware, layer_costs, load_json, save_json, versions,
                                     write_whole)
 from .fcn import get_fcn
 from .resblock import ResBlock
@@ -172,10 +172,11 @@ def cached_photos(
     path,folder = Path(path),Path(folder or fastai_path('data')/'resnet-course-cache')
     about = dict(presize=presize, fingerprint=fingerprint(path), names=[f.relative_to(path).as_posix() for f in files])
     key = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
-    file = folder/f'{data_name(path)}-{presize}-{key}.photos'
     with _building:
-        with suppress(OSError, ValueError): return PhotoCache(file, about)
         try:
+            folder = Path(folder or fastai_path('data')/'resnet-course-cache')
+            file = folder/f'{data_name(path)}-{presize}-{key}.photos'
+            with suppress(OSError, ValueError): return PhotoCache(file, about)
             folder.mkdir(parents=True, exist_ok=True)
             for o in folder.glob('.*.photos-*'):   # of a builder that was killed
                 if time.time()-o.stat().st_mtime>3600: o.unlink(missing_ok=True)
@@ -184,7 +185,7 @@ def cached_photos(
             build_cache(file, files, about)
             return PhotoCache(file, about)
         except (OSError, ValueError) as e:
-            print(f"No cache in {folder} ({getattr(e,'strerror',None) or e}): "
+            print(f"No cache in {folder or 'FASTAI_HOME'} ({getattr(e,'strerror',None) or e}): "
                   "photos are decoded as they are needed, which is slower")
             return PhotoFiles(files, presize)
 
@@ -584,7 +585,8 @@ class FastNorm(nn.BatchNorm2d):
     def forward(self, x, r=None):
         fast = (self.training and x.device.type=='cpu' and x.ndim==4 and x.numel()>x.shape[1] and self.affine
                 and self.track_running_stats and self.momentum is not None and (r is None or r.dtype==x.dtype)
-                and self.weight.dtype==(torch.float32 if x.dtype==torch.bfloat16 else x.dtype) and _kernels(x.dtype))
+                and self.weight.dtype==(torch.float32 if x.dtype==torch.bfloat16 else x.dtype) and x.dtype in _bits
+                and _kernels(x.dtype))
         if fast:
             self.num_batches_tracked.add_(1)
             args = self.weight, self.bias, self.running_mean, self.running_var, self.momentum, self.eps, self.relu
@@ -726,7 +728,8 @@ def _short_epoch(path, fast):
     "What `peak_memory` looks at: some batches of ResNet-18, trained and validated"
     path = Path(path)
     load,make = (cached_data,fast_learner) if fast else (get_data,partial(get_learner, precision='fp32'))
-    learn = make(load(path, **run_settings(path)), resnet18(10))
+    dls = load(path, **run_settings(path))
+    learn = make(dls, resnet18(dls.c))
     with learn.no_bar(): learn.fit(1, cbs=_Pace(8.))
 
 # %% ../nbs/08_speed.ipynb #68023d4c
@@ -906,12 +909,13 @@ class _Bench:
         yield from self.fitted('image size', *cases({18:resnet18}, sizes, bs))
         yield from self.fitted('depth', *cases(nets, self.sizes[:1], max(bs//2,2)))
         dls = cached_data(self.path, **self.settings)
-        counts = [o for o in (1000,2250,4500,9000) if o<=dls.train.n] or [dls.train.bs, dls.train.n]
+        counts = [o for o in (1000,2250,4500,9000) if o<=dls.train.n]
+        if len(counts)<2: counts = [max(dls.train.n//4, 1), dls.train.n]
         yield from self.fitted('data', {f'{n} photos':self.train_epoch(dls, n) for n in counts}, counts)
     def train_epoch(self, dls, n):
         some = copy(dls.train_ds)
         some.items,some.labels = some.items[:n],some.labels[:n]
-        learn = fast_learner(DataLoaders(dls.train.new(some, drop_last=False), dls.valid), get_fcn(10))
+        learn = fast_learner(DataLoaders(dls.train.new(some, drop_last=False), dls.valid), get_fcn(dls.c))
         def f():
             with learn.no_bar(), learn.no_logging(): learn.fit(1, cbs=_TrainOnly())
         return f
@@ -944,7 +948,7 @@ def bench(
     for part,name in bench_parts.items():
         file = out/f'{part}-{name}.json'
         if part not in parts: continue
-        there = json.loads(file.read_text(encoding='utf-8')) if resume and file.exists() else {}
+        there = load_json(file) if resume else {}
         if any(there.get(k)!=v for k,v in about.items()):
             print(f'({part}) {name}')
             set_seed(42)

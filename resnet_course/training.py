@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['choose_precision', 'CPUMixedPrecision', 'get_learner', 'top_k_accuracy', 'layer_costs', 'write_whole', 'save_json',
-           'hardware', 'versions', 'commit', 'RunRecord', 'Checkpoint', 'measured_fit', 'results', 'summary',
-           'show_summary', 'plot_history', 'markdown_table', 'difference', 'fit_seconds', 'fit_or_show', 'Experiment']
+           'load_json', 'hardware', 'versions', 'commit', 'RunRecord', 'Checkpoint', 'measured_fit', 'results',
+           'summary', 'show_summary', 'plot_history', 'markdown_table', 'difference', 'fit_seconds', 'fit_or_show',
+           'Experiment']
 
 # %% ../nbs/01_training.ipynb #ed09b19f
 import json, os, platform, random, signal, subprocess, threading, time
@@ -59,7 +60,8 @@ def get_learner(
     "A `Learner` with cross-entropy, accuracy and mixed precision on whatever device there is"
     device = torch.device(getattr(dls, 'device', None) or default_device())
     if precision is None: precision,_ = choose_precision(device)
-    learn = Learner(dls, model, metrics=metrics, **{'loss_func':CrossEntropyLossFlat(), 'path':Path('runs'), **kwargs})
+    usual = dict(loss_func=CrossEntropyLossFlat(), path=Path('.'), model_dir=Path('runs')/'models')
+    learn = Learner(dls, model, metrics=metrics, **{**usual, **kwargs})
     learn.precision = precision
     if precision=='fp32': return learn
     if device.type=='cuda' and precision in ('fp16','bf16'):
@@ -109,13 +111,24 @@ def write_whole(path:Path, mode='w'):
     path.parent.mkdir(parents=True, exist_ok=True)
     tmp = path.with_name(f'.{path.name}-{os.getpid()}')
     try:
-        with open(tmp, mode, encoding=None if 'b' in mode else 'utf-8') as f: yield f
+        with open(tmp, mode, encoding=None if 'b' in mode else 'utf-8') as f:
+            yield f
+            f.flush()
+            os.fsync(f.fileno())   # on the disk before it has its name, whatever happens to the power
         os.replace(tmp, path)
     finally: tmp.unlink(missing_ok=True)
 
 def save_json(path:Path, obj):
     "Write `obj` to `path` as JSON, whole or not at all"
     with write_whole(path) as f: f.write(json.dumps(obj, indent=1, ensure_ascii=False)+'\n')
+
+def load_json(path:Path) -> dict: # empty where there is no file
+    "What `save_json` wrote. Raises `CourseError` for a file that holds something else"
+    try:
+        if isinstance(res:=json.loads(Path(path).read_text(encoding='utf-8')), dict): return res
+    except FileNotFoundError: return {}
+    except ValueError: pass
+    raise CourseError(f"{path} is no whole record: delete it, or write to another folder")
 
 # %% ../nbs/01_training.ipynb #478ffa90
 def hardware(device=None) -> dict:
@@ -181,7 +194,7 @@ def _random_states(dls:DataLoaders) -> dict:
 def _set_random_states(dls:DataLoaders, s:dict):
     random.setstate(s['python']); np.random.set_state(s['numpy']); torch.set_rng_state(s['torch'])
     for dl,o in zip(dls.loaders, s['loaders']): dl.rng.setstate(o)
-    if 'cuda' in s and torch.cuda.is_available(): torch.cuda.set_rng_state_all(s['cuda'])
+    if 'cuda' in s and torch.cuda.is_available(): torch.cuda.set_rng_state_all(s['cuda'][:torch.cuda.device_count()])
     if 'mps' in s and torch.backends.mps.is_available(): torch.mps.set_rng_state(s['mps'])
 
 # %% ../nbs/01_training.ipynb #dd9cb16d
@@ -232,11 +245,13 @@ class Checkpoint(Callback):
     def before_fit(self):
         self.printer = self.learn.logger
         if not (self.resume and self.file.exists()): return
-        try: self.state = torch.load(self.file, weights_only=True, map_location='cpu')
+        try:
+            self.state = torch.load(self.file, weights_only=True, map_location='cpu')
+            about = dict(self.state['about'])
         except Exception as e:
             raise CourseError(f"{self.file} is no whole checkpoint ({type(e).__name__}): delete it, "
                               "or start without --resume") from None
-        if diff:=[k for k in self.about if self.about[k]!=self.state['about'].get(k)]:
+        if diff:=[k for k in self.about if self.about[k]!=about.get(k)]:
             raise CourseError(f"{self.file} is of another run ({', '.join(diff)} differ): "
                               "start without --resume, or write to another folder")
     def before_epoch(self):
@@ -436,6 +451,7 @@ class Experiment:
     epochs:int # how many
     lr:float # the highest learning rate
     data:str=None # for `course_path`
+    presize:int=160 # for `course_path`
     learner:dict=field(default_factory=dict) # keyword arguments of `get_learner`
     fit:callable=Learner.fit_one_cycle # called with learner, epochs, lr and `cbs`
     command:str='resnet_course experiment {name}' # what reproduces a run, without its options
@@ -450,7 +466,7 @@ class Experiment:
         "Train one of the nets; with `resume`, keep its finished record or go on from its checkpoint"
         file = Path(out or Path('runs')/self.name)/f'{model}-{self.recipe}-s{seed}.json'
         set_seed(seed)
-        dls = self.loaders(course_path(self.data))
+        dls = self.loaders(course_path(self.data, self.presize))
         command = f'{self.command.format(name=self.name)} --epochs {self.epochs} --seed {seed} --models {model}'
         learn = get_learner(dls, self.nets[model](dls.c), **self.learner)
         about = dict(self.about, model=model, recipe=self.recipe, data=data_card(dls), size=self.size, seed=seed,
@@ -467,5 +483,5 @@ def _announce(learn, epochs, about):
 
 def _finished(file:Path, about:dict):
     "The record in `file`, if it is of a whole run of just this kind"
-    rec = json.loads(file.read_text(encoding='utf-8')) if file.exists() else {}
+    rec = load_json(file)
     return rec if rec.get('complete') and all(rec.get(k)==v for k,v in about.items()) else None

@@ -1,5 +1,5 @@
 "Folders and files that cannot be trained on are told in one line; odd images that can be are read right"
-import errno, gzip, shutil, subprocess, sys
+import errno, gzip, os, shutil, subprocess, sys
 import numpy as np, pytest
 from urllib.error import URLError
 from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
@@ -7,8 +7,10 @@ from fastai.vision.all import *
 from PIL import Image
 from resnet_course import data
 from resnet_course.data import (Photo, broken_images, course_path, data_name, fingerprint, get_data, load_arrays,
-                                make_sample)
+                                make_sample, run_settings)
 from resnet_course.classics import signs_dls
+from resnet_course.fcn import get_fcn
+from resnet_course.training import get_learner
 from conftest import one_line, photo, photo_set, tiny_learner
 
 def get(path, bs=4): return get_data(path, presize=32, resize=32, bs=bs)
@@ -118,6 +120,35 @@ def test_exif_orientation(tmp_path, orientation, corner):
     x,y = 4 if 'left' in corner else im.width-5, 4 if 'top' in corner else im.height-5
     dark = np.asarray(im)[...,0]<128
     assert dark[y,x] and dark.sum()==256
+
+def test_a_good_photo_with_an_odd_exif_tag(tmp_path):
+    "Pillow cannot write these tags anew; they are nothing that the course wants"
+    tags = (b'Exif\0\0MM\0*\0\0\0\x08\0\x02' + b'\x01\x12\0\x03\0\0\0\x01\0\x06\0\0'   # turned
+            + b'\x01\x28\0\x02\0\0\0\x03no\0\0' + bytes(4))                            # a unit that is a text
+    Image.new('L', (64,32), 255).save(tmp_path/'a.jpg', exif=tags)
+    assert Photo.create(tmp_path/'a.jpg').size==(32,64) and broken_images(tmp_path)==[]
+
+def test_whatever_a_decoder_raises_is_told(tmp_path, monkeypatch):
+    "AVIF's raises a RuntimeError, for one"
+    photo(tmp_path/'a.png')
+    def fail(*args): raise RuntimeError('Failed to decode image')
+    monkeypatch.setattr(Image, 'open', fail)
+    with pytest.raises(Exception) as e: Photo.create(tmp_path/'a.png')
+    assert one_line(e, tmp_path/'a.png', 'Failed to decode image')
+
+def test_names_that_are_not_utf8(tmp_path):
+    "As old zips leave them"
+    path = photo_set(tmp_path/os.fsdecode(b'caf\xe9'))
+    photo(path/'train'/'cat'/os.fsdecode(b'caf\xe9.jpg'))
+    assert len(fingerprint(path))==16 and len(get(path).train_ds)==9
+    assert data_name(path)=='caf\ufffd'   # a record is UTF-8
+
+@pytest.mark.parametrize('kind', [str, Path, Path.read_bytes, lambda f: np.asarray(Image.open(f)),
+                                  lambda f: Image.open(f).convert('RGB')])
+def test_what_predict_takes(tmp_path, kind):
+    path = photo_set(tmp_path/'set')
+    learn = get_learner(get(path), get_fcn(2, widths=(8,8)), 'fp32')
+    with learn.no_bar(): assert learn.predict(kind(path/'val'/'cat'/'0.jpg'))[0] in ('cat','dog')
 
 def test_images_of_odd_sizes_and_names_train(tmp_path):
     path = photo_set(tmp_path/'mit Leerzeichen und Ümläut', ('un chat','狗'), ('un chat','狗'))
@@ -277,6 +308,30 @@ def test_a_set_that_cannot_be_loaded_whole(tmp_path, spoil, words, zipped):
     if zipped: path = Path(shutil.make_archive(tmp_path/'set', 'zip', path))
     with pytest.raises(Exception) as e: load_arrays(path)
     assert one_line(e, path, *words)
+
+def test_half_a_cifar(tmp_path, monkeypatch):
+    monkeypatch.delenv('RESNET_COURSE_CIFAR10', raising=False)
+    monkeypatch.setattr(data, 'untar_data', lambda _: photo_set(tmp_path/'cifar10'))
+    with pytest.raises(Exception) as e: course_path('cifar10')
+    assert one_line(e, tmp_path/'cifar10', 'of CIFAR-10\'s 60,000', 'delete it')
+
+@pytest.mark.parametrize('card', ['{', '[]', '{"size": 3}', '{"mine": true}'])
+def test_a_file_called_sample_json_makes_no_sample(tmp_path, card):
+    path = photo_set(tmp_path/'set')
+    for o in (path, tmp_path): (o/'sample.json').write_text(card)
+    assert data_name(path)=='set' and run_settings(path)==dict(presize=160, resize=128, bs=8)
+
+def test_a_locked_zip(tmp_path):
+    "Its pictures are there, and cannot be opened"
+    path = photo_set(tmp_path/'set')
+    with ZipFile(tmp_path/'a.zip', 'w') as z:
+        for f in get_image_files(path).sorted(): z.write(f, f.relative_to(path))
+    b = (tmp_path/'a.zip').read_bytes()
+    for head,at in ((b'PK\3\4',6), (b'PK\1\2',8)):   # the flag in front of each file, and in the list of them
+        b = head.join(o[:at-4] + bytes([o[at-4]|1]) + o[at-3:] if i else o for i,o in enumerate(b.split(head)))
+    (tmp_path/'a.zip').write_bytes(b)
+    with pytest.raises(Exception) as e: load_arrays(tmp_path/'a.zip')
+    assert one_line(e, tmp_path/'a.zip/train/cat/0.jpg', 'encrypted')
 
 def test_a_broken_zip(tmp_path):
     (tmp_path/'a.zip').write_text('x')

@@ -7,7 +7,7 @@ from resnet_course.fcn import get_fcn
 from resnet_course.speed import *
 from resnet_course.speed import _Pace
 from resnet_course.training import get_learner
-from conftest import one_line, tiny_learner
+from conftest import one_line, photo_set, tiny_learner
 
 @pytest.fixture(scope='module')
 def records(drawn, tmp_path_factory):
@@ -68,6 +68,16 @@ def test_limits_and_growth(records):
         assert len(o)>1 and o.work.is_monotonic_increasing
         slope = np.polyfit(np.log(o.work.astype(float)), np.log(o['median']), 1)[0]
         assert math.isclose(slope, g[(g.grows==what) & (g.what=='exponent')]['median'].iloc[0], abs_tol=1e-6)
+
+def test_photos_of_more_classes_than_ten(tmp_path, monkeypatch):
+    "And no more than a thousand, so that the bench makes its own steps"
+    names = [f'c{i:02d}' for i in range(12)]
+    path = photo_set(tmp_path/'many', names, names, n=2)
+    monkeypatch.setattr(speed._Bench, 'fitted', lambda self, what, steps, work: iter([(what, work, steps)]))
+    *_,(what,work,steps) = speed._Bench(path, 1, True).growth()
+    assert (what, work, list(steps))==('data', [6,24], ['6 photos','24 photos'])
+    for f in steps.values(): f()
+    speed._short_epoch(path, True)
 
 def test_tables_and_targets(records):
     for rec in records[1].values():

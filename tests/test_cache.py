@@ -483,7 +483,6 @@ def test_stopped_and_resumed(drawn, at, batch):
 
 def test_export(drawn):
     learn = tiny_cached_learner(drawn)
-    learn.path = Path('.')
     learn.export('a.pkl')
     assert Path('a.pkl').stat().st_size<200_000 and load_learner('a.pkl').dls.vocab==learn.dls.vocab
 
@@ -506,9 +505,3 @@ def test_folders(tmp_path, train, val, words):
 def test_a_small_set_is_one_batch(path):
     dls = data_of(path, bs=100)
     assert len(dls.train)==1 and len(dls.one_batch()[0])==8
-
-# --- the stopwatch ----------------------------------------------------------------------------------------------
-def test_interleaved():
-    calls = []
-    t = interleaved(dict(a=lambda: calls.append('a'), b=lambda: (calls.append('b'), time.sleep(.05))), 3)
-    assert calls==['a','b']*3 and t.shape==(3,2) and list(t.columns)==['a','b'] and t.b.min()>.04 and (t.a>=0).all()

@@ -1,9 +1,9 @@
 "The command: what it leaves, what it says, and its exit status"
 import shutil, signal, subprocess, sys
-import pytest
+import pytest, torch
 from fastai.vision.all import *
 from PIL import Image
-from resnet_course import cli, recipe as recipes
+from resnet_course import cli, data, recipe as recipes
 from resnet_course.data import CourseError, make_sample
 from conftest import photo_set
 
@@ -59,6 +59,19 @@ def test_precision(tiny, command):
     assert command(*args, 'bf16', '--resume')[0]==0 and record(Path('out'), 'fcn')['precision']=='bf16'
     status,_,err = command(*args, 'fp8')
     assert status==1 and "'fp8'" in err and err.count('\n')==1
+
+def test_fewer_photos_than_a_batch(command):
+    "The batch is made smaller: the command has no option for it"
+    path = photo_set(Path('few'), n=2)
+    status,_,err = command('ladder', '--data', path, '--models', 'fcn', '--epochs', 1, '--out', 'out')
+    assert status==0, err
+    assert json.loads(Path('out/fcn-small-s42.json').read_text())['settings']['bs']==4
+
+def test_no_room_on_the_gpu(command, monkeypatch):
+    def full(*args): raise torch.OutOfMemoryError('CUDA out of memory. Tried ...')
+    monkeypatch.setattr(data, 'course_path', full)
+    status,_,err = command('train')
+    assert status==1 and err.startswith("error: the GPU's memory is too small") and err.count('\n')==1
 
 def test_the_usual_place(tiny, command):
     assert command('ladder', '--data', tiny, '--models', 'fcn', '--epochs', 1, '--seed', 3)[0]==0
@@ -222,6 +235,8 @@ def test_errors_of_reproduce(tiny, command, a_record):
     assert 'another folder' in error(file, '--data', tiny, '--out', 'out')
     assert 'another version' in changed(settings=dict(rec['settings'], colour='red'))
     assert "no model 'mine'" in changed(model='mine')
+    assert 'net of your own' in changed(command='train(path, recipe, mine, seed=42)')
+    assert 'was stopped' in changed(complete=False)
     for k in ('settings','hardware','versions','seed','seconds','recipe'):
         Path('b.json').write_text(json.dumps({a:b for a,b in rec.items() if a!=k}))
         assert 'no record of a training run' in error('b.json', '--data', tiny)

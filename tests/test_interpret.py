@@ -13,7 +13,7 @@ from resnet_course.degradation import array_dls, cifar_resnet, degradation_exper
 from resnet_course.fcn import get_fcn
 from resnet_course.interpret import *
 from resnet_course.resnet import resnet18
-from resnet_course.speed import cached_data
+from resnet_course.speed import cached_data, speed_up
 from resnet_course.training import get_learner, results
 from safetensors.torch import load_file
 from typer.testing import CliRunner
@@ -85,6 +85,13 @@ def test_folding_changes_nothing(name):
     assert all(torch.equal(before[k], v) for k,v in net.state_dict().items())
     count = lambda m: sum(isinstance(o, nn.BatchNorm2d) for o in m.modules())
     assert count(folded)==0 if name!='preact' else 0<count(folded)<=count(net)
+
+def test_fast_norms_stay():
+    "They have taken in the ReLU and the sum that follow them"
+    for make in (get_fcn, resnet18):
+        net = speed_up(lived_in(make(10)))
+        x = batch(2, 48)[0]
+        with torch.no_grad(): assert (net(x)-fold_norms(net)(x)).abs().max() <= 1e-4*net(x).abs().max()
 
 def test_a_norm_that_follows_no_convolution_stays():
     net = lived_in(nn.Sequential(nn.BatchNorm2d(3), nn.ReLU(), nn.Conv2d(3,4,3), nn.ReLU(), nn.BatchNorm2d(4)))
@@ -403,12 +410,12 @@ def test_a_net_of_one_size(drawn):
     assert not any(isinstance(o, interpret._Resized) for o in learn.cbs)
 
 def test_the_sizes_experiment(drawn, monkeypatch):
-    monkeypatch.setenv('RESNET_COURSE_DATA', str(drawn))
+    monkeypatch.setenv('RESNET_COURSE_DATA', 'nowhere')   # `reproduce` gives the folder
     def seen(learn, sizes, dl):
         assert dl.one_batch()[0].shape==(24,3,224,224) and not dl.shuffle   # all of the validation set, at its largest
         return accuracy_by_size(learn, sizes, dl)
     monkeypatch.setattr(interpret, 'accuracy_by_size', seen)
-    small = replace(sizes_experiment, nets=dict(fcn=partial(get_fcn, widths=(8,8))), epochs=1)
+    small = replace(sizes_experiment, nets=dict(fcn=partial(get_fcn, widths=(8,8))), epochs=1, data=drawn)
     rec = small.run('fcn', out=Path('out/sizes'))
     rows = pd.DataFrame(rec['sizes'])
     assert rows['size'].tolist()==[64,80,96,112,128,144,160,176,192,224] and rows.accuracy.between(0,1).all()

@@ -6,6 +6,8 @@ from fastai.vision.all import *
 from safetensors.torch import save_file
 from resnet_course.recipe import (Recipe, course_nets, load_trained, look, recipe, recipe_learner, recipe_net, resized,
                                   train)
+from resnet_course.fcn import get_fcn
+from resnet_course.recipe import _kept, save_weights
 from conftest import one_line, photo, photo_set
 
 base = Recipe('test', model='resblock', epochs=2, size=32, presize=32, bs=16, min_scale=.6)
@@ -32,7 +34,7 @@ def steps(path, r, seed=42):
     "The weights and the losses after the first epoch"
     learn = recipe_learner(path, r, seed, precision='fp32')
     with learn.no_bar(), learn.no_logging(): learn.fit(1, r.lr)
-    return [o.tolist() for o in learn.model.state_dict().values()], list(map(float, learn.recorder.losses))
+    return [o.tolist() for o in _kept(learn).state_dict().values()], list(map(float, learn.recorder.losses))
 
 # --- the fields of a recipe -------------------------------------------------------------------------------------
 @pytest.fixture(scope='module')
@@ -73,7 +75,7 @@ def test_weight_decay_spares_batch_norm_and_bias(drawn):
 @pytest.mark.parametrize('change, words', [(dict(opt='rangers'), ["no opt 'rangers'", 'ranger']),
     (dict(act='Relu'), ["no act 'Relu'", 'ReLU']), (dict(down='pool'), ["no down 'pool'"]),
     (dict(schedule='cosine'), ['schedule']), (dict(flip='both'), ['flip']), (dict(val='all'), ['val']),
-    (dict(epochs=0), ['0 epochs']), (dict(size=16), ['size 16', '32']), (dict(start_size=64), ['start_size 64']),
+    (dict(epochs=0), ['0 epochs']), (dict(bs=0), ['bs 0']), (dict(presize=0), ['presize 0']), (dict(size=16), ['size 16', '32']), (dict(start_size=64), ['start_size 64']),
     (dict(min_scale=None, flip='alternating'), ["chapter 14's"]),
     (dict(min_scale=None, start_size=16), ["chapter 14's"])])
 def test_what_no_recipe_can_be(change, words):
@@ -153,12 +155,23 @@ def test_a_net_of_ones_own(drawn):
         return nn.Sequential(ConvLayer(3,8,stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8,n))
     rec = run(drawn, base, model=two_layers)
     file = Path('out/two_layers-test-s42.safetensors')
-    assert rec['command']=='resnet_course reproduce two_layers-test-s42.json' and rec['model']=='two_layers'
+    assert rec['command']=='train(path, recipe, two_layers, seed=42)' and rec['model']=='two_layers'
     own = train(drawn, recipe('tiny'), two_layers, epochs=1, out=Path('own'), precision='fp32')
-    assert own['command']=='resnet_course reproduce two_layers-tiny-s42.json'
+    assert own['command']==rec['command']
     assert load_trained(file, two_layers).net[3].out_features==10
     with pytest.raises(Exception) as e: load_trained(file)
     assert one_line(e, "no model 'two_layers'")
+    with pytest.raises(Exception) as e: load_trained(file, get_fcn)
+    assert one_line(e, file, 'another net than two_layers', '`model`')
+    with pytest.raises(Exception) as e: run(drawn, base, model=partial(get_fcn, widths=(8,8)))
+    assert one_line(e, 'partial', 'no name')
+
+@pytest.mark.parametrize('text', ['', '{"complete":', '[]'])
+def test_a_damaged_record(drawn, text):
+    Path('out').mkdir()
+    Path(f'out/{stem}.json').write_text(text)
+    with pytest.raises(Exception) as e: run(drawn, resume=True)
+    assert one_line(e, f'{stem}.json', 'no whole record', 'another folder')
 
 @pytest.mark.parametrize('kwargs, words', [(dict(model='resnet19'), ["no model 'resnet19'", 'resnet18']),
     (dict(epochs=0), ['0 epochs']), (dict(size=8), ['size 8'])])
@@ -207,6 +220,7 @@ def test_files_that_hold_no_net(drawn):
     file.write_bytes(b'x'*100);                                    assert one_line(error(), file, 'holds no net')
     save_file({'a':torch.zeros(1)}, file);                         assert one_line(error(), file, 'holds no net')
     save_file({'a':torch.zeros(1)}, file, dict(resnet_course='x'));assert one_line(error(), file, 'holds no net')
+    save_weights(file, nn.Linear(1,1));                            assert one_line(error(), file, 'holds no net')
     about = dict(recipe=dict(asdict(base), colour='red'), classes=['a','b'])
     save_file({'a':torch.zeros(1)}, file, dict(resnet_course=json.dumps(about)))
     assert one_line(error(), file, 'another version')

@@ -146,6 +146,13 @@ def test_a_truncated_checkpoint(size, drawn):
     with pytest.raises(Exception) as e: run(drawn, resume=True)
     assert one_line(e, ckpt, 'delete it', '--resume')
 
+def test_a_file_that_is_no_checkpoint(drawn):
+    ckpt.parent.mkdir(parents=True)
+    for o in ({}, [1], dict(about=3)):
+        torch.save(o, ckpt)
+        with pytest.raises(Exception) as e: run(drawn, resume=True)
+        assert one_line(e, ckpt, 'no whole checkpoint')
+
 @pytest.mark.parametrize('change', [dict(epochs=4), dict(seed=7), dict(model='resblock'), dict(settings=dict(bs=8)),
     dict(precision='bf16')])
 def test_the_checkpoint_of_another_run(change, drawn):

@@ -316,7 +316,6 @@ def test_fast_learner(drawn):
     assert rec['complete'] and isinstance(learn.opt, FusedAdam) and learn.precision=='bf16'
     assert learn.model[0][0].weight.is_contiguous(memory_format=torch.channels_last)
     assert speed.keep_memory()==any(isinstance(o, TrimMemory) for o in learn.cbs)
-    learn.path = Path('.')
     learn.export('a.pkl')
     assert torch.isfinite(load_learner('a.pkl').get_preds(dl=dls.valid)[0]).all()
     assert fast_learner(dls, get_fcn(10), opt_func=SGD, metrics=[]).opt_func is SGD
@@ -428,3 +427,7 @@ def test_part_of_an_epoch(drawn):
     count = Count()
     profile_epoch(tiny_learner(drawn, cbs=count), .5)   # after a batch to warm up
     assert count.n==1+3
+
+def test_fp16_goes_without_the_loops():
+    net = speed_up(get_fcn(10, widths=(8,16))).half()
+    assert net(torch.randn(2,3,16,16).half()).dtype==torch.float16 and net.training
