@@ -224,7 +224,7 @@ def epoch_sizes(recipe:Recipe) -> list:
     "The side of each epoch's crops: `start_size` for half of them, `size` for the last quarter, steps of 16 between"
     r,start = recipe,recipe.start_size or recipe.size
     k = (((np.arange(r.epochs)+.5)/r.epochs - .5)*4).clip(0, 1)
-    return [r.size if o==1 else start + round(o*(r.size-start)/16)*16 for o in k]
+    return [r.size if o==1 else min(start + round(o*(r.size-start)/16)*16, r.size) for o in k]
 
 # %% ../nbs/09_recipe.ipynb #7879a765
 def recipe_net(
@@ -360,7 +360,7 @@ def train(
     learn = recipe_learner(path, r, seed, make, precision)
     command = f'resnet_course train --recipe {r.name} --model {name} --data {data_name(path)} --epochs {r.epochs} ' \
               f'--size {r.size} --seed {seed}' + (f' --precision {precision}' if precision else '')
-    if make: command = f'train(path, recipe, {name}, seed={seed})'
+    if make: command = f'train(path, recipe, {name}, {r.epochs}, {r.size}, {seed}, precision={precision!r})'
     elif not known: command = f'resnet_course reproduce {file.name}'
     about = dict(model=name, recipe=r.name, data=data_card(learn.dls), size=r.size, seed=seed, settings=asdict(r),
                  command=command)

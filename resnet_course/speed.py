@@ -24,8 +24,8 @@ from fastai.vision.models.xresnet import xresnet18, xresnet50
 from concurrent.futures import ThreadPoolExecutor   # after fastai, which has another of that name
 from .data import (CourseError, Photo, course_path, data_name, fingerprint, get_data, n_workers,
                                 photos_by_class, run_settings)
-from .training import (choose_precision, commit, get_learner, hardware, layer_costs, load_json, save_json, versions,
-                                    write_whole)
+from .training import (choose_precision, commit, get_learner, hardware, layer_costs, load_json, save_json,
+                                    versions, write_whole)
 from .fcn import get_fcn
 from .resblock import ResBlock
 from .resnet import resnet18, resnet34
@@ -70,9 +70,9 @@ def profile_epoch(
     pct:float=1., # of the epoch, and of validation
 ) -> pd.Series: # seconds by part of the work
     "Takes an epoch apart, with all the loading in this process; a batch to warm up comes before it"
-    clock,dl = Clock(),learn.dls.train
+    clock,(dl,valid) = Clock(),learn.dls.loaders
     kept = {o:vars(dl).get(o) for o in _loading}
-    with learn.no_bar(), learn.no_logging(), dl.fake_l.no_multiproc():
+    with learn.no_bar(), learn.no_logging(), dl.fake_l.no_multiproc(), valid.fake_l.no_multiproc():
         learn.fit(1, cbs=ShortEpochCallback(0.))
         try:
             for o,part in _loading.items(): setattr(dl, o, clock.timed(part, getattr(dl, o)))
@@ -157,8 +157,6 @@ def build_cache(
             sizes.append(x.shape[:2])
         index = json.dumps(dict(about=about, sizes=sizes)).encode()
         f.write(index + len(index).to_bytes(8, 'little') + _mark)
-        f.flush()
-        os.fsync(f.fileno())   # on the disk before it has its name, whatever happens to the power
 
 _building = threading.Lock()
 
@@ -169,7 +167,7 @@ def cached_photos(
     folder:Path=None, # where caches are kept; None: in fastai's data folder
 ) -> PhotoCache: # or `PhotoFiles`, where there is no room for a cache
     "The photos of `path`, from a cache, which is built where there is none that fits"
-    path,folder = Path(path),Path(folder or fastai_path('data')/'resnet-course-cache')
+    path = Path(path)
     about = dict(presize=presize, fingerprint=fingerprint(path), names=[f.relative_to(path).as_posix() for f in files])
     key = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
     with _building:
@@ -310,7 +308,7 @@ def cached_data(
     photos = PhotoFiles(files, presize) if cache is False else cached_photos(path, files, presize, cache)
     device = default_device()
     in_thread = device.type=='cpu' and not tfms
-    norm = (_Normalized if in_thread else Normalize).from_stats(*imagenet_stats, cuda=device.type=='cuda')
+    norm = (_Normalized if in_thread else Normalize).from_stats(*imagenet_stats, cuda=device.type!='cpu')
     after_batch = [norm] if in_thread else [IntToFloatTensor(), *tfms, norm]
     def loader(split_idx, bs, **kwargs):
         items = range(*ends[split_idx:split_idx+2])
@@ -415,7 +413,7 @@ class _ConvAsProduct(torch.autograd.Function):
         return dx, dw, None, None
 
 class FastConv2d(nn.Conv2d):
-    "`conv`, its parameters, and in bf16 on a CPU a matrix product in its place, if it is 1x1 or its map is small"
+    "`conv`, its parameters; a matrix product where it trains in bf16 on a CPU and is 1x1 with stride 1, or has a small map"
     def __init__(self, conv:nn.Conv2d):
         nn.Module.__init__(self)
         vars(self).update(vars(conv))

@@ -235,7 +235,7 @@ def test_errors_of_reproduce(tiny, command, a_record):
     assert 'another folder' in error(file, '--data', tiny, '--out', 'out')
     assert 'another version' in changed(settings=dict(rec['settings'], colour='red'))
     assert "no model 'mine'" in changed(model='mine')
-    assert 'net of your own' in changed(command='train(path, recipe, mine, seed=42)')
+    assert 'net of your own' in changed(command='train(path, recipe, mine, 1, 32, 42)')
     assert 'was stopped' in changed(complete=False)
     for k in ('settings','hardware','versions','seed','seconds','recipe'):
         Path('b.json').write_text(json.dumps({a:b for a,b in rec.items() if a!=k}))

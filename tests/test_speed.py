@@ -339,15 +339,16 @@ def test_compile_keeps_the_names(monkeypatch):
     with pytest.raises(CourseError) as e: fast_learner(fake(), get_fcn(10), compile=True)
     assert one_line(e, 'GPU', 'leave it out')
 
-@pytest.mark.parametrize('kind', ['cpu','cuda'])
-def test_batches_are_pinned_for_a_gpu(drawn, monkeypatch, kind):
-    seen = []
+@pytest.mark.parametrize('kind', ['cpu','cuda','mps'])
+def test_batches_for_each_kind_of_device(drawn, monkeypatch, kind):
+    "Pinned for CUDA; the statistics go where the batches are"
+    pinned,moved = [],[]
     monkeypatch.setattr(speed, 'default_device', lambda: torch.device(kind))
-    monkeypatch.setattr(Normalize, 'from_stats', classmethod(lambda cls, *a, **k: cls()))
-    monkeypatch.setattr(speed, 'AheadDL', lambda *a, **k: seen.append(k['pin_memory']))
+    monkeypatch.setattr(Normalize, 'from_stats', classmethod(lambda cls, *a, cuda: moved.append(cuda) or cls()))
+    monkeypatch.setattr(speed, 'AheadDL', lambda *a, **k: pinned.append(k['pin_memory']))
     monkeypatch.setattr(speed, 'DataLoaders', lambda *a, **k: SimpleNamespace())
     cached_data(drawn, presize=24, resize=16, bs=16, cache=Path('cache'))
-    assert seen==[kind=='cuda']*2
+    assert pinned==[kind=='cuda']*2 and moved==[kind!='cpu']
 
 @pytest.mark.skipif(sys.platform!='linux', reason='glibc')
 def test_keep_memory():
