@@ -413,7 +413,7 @@ class _ConvAsProduct(torch.autograd.Function):
         return dx, dw, None, None
 
 class FastConv2d(nn.Conv2d):
-    "`conv`, its parameters; a matrix product where it trains in bf16 on a CPU and is 1x1 with stride 1, or has a small map"
+    "`conv`, its parameters; trained in bf16 on a CPU a matrix product, if it is 1x1 of stride 1 or its map is small"
     def __init__(self, conv:nn.Conv2d):
         nn.Module.__init__(self)
         vars(self).update(vars(conv))
