@@ -955,7 +955,7 @@ def bench(
             save_json(file, dict(name=f'bench-{name}', command=command, **about, rows=rows, hardware=hardware(),
                                  versions=versions(), commit=commit()))
             gc.collect()
-        res[name] = json.loads(file.read_text(encoding='utf-8'))
+        res[name] = load_json(file)
     return res
 
 # %% ../nbs/08_speed.ipynb #39405b40

@@ -333,7 +333,7 @@ def measured_fit(
         params=total_params(learn.model)[0], macs=int(costs.macs.sum()))
     with Checkpoint(Path('runs')/file.parent.name/f'{file.stem}.pt', resume, record) as ckpt:
         fit(learn, epochs, lr, cbs=[record, ckpt])
-    return json.loads(file.read_text(encoding='utf-8'))
+    return load_json(file)
 
 # %% ../nbs/01_training.ipynb #ad440976
 def results(
