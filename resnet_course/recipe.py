@@ -283,7 +283,7 @@ def recipe_learner(
 _chapter14 = Recipe('chapter14', bs=128, opt='adam', lr=3e-3, schedule='one_cycle', min_scale=None, smoothing=0.)
 _5ep = Recipe('imagenette-5ep', min_scale=.8, shortcut='max_blur')
 _20ep = replace(_5ep, name='imagenette-20ep', epochs=20, min_scale=.35, wd=.1, val='middle')
-_resnet50 = replace(_20ep, name='resnet50-20ep', model='resnet50', size=224, start_size=128, presize=224)
+_resnet50 = replace(_20ep, name='resnet50-20ep', model='resnet50', size=160, start_size=96, presize=224, bs=128, lr=.011)
 
 screen_factors = {'label smoothing':dict(smoothing=.1), 'weaker crops':dict(min_scale=.8), 'batches of 32':dict(bs=32),
     'Muon, flat-cosine':dict(opt='muon', lr=8e-3, schedule='flat_cos'), 'SiLU':dict(act='SiLU'),

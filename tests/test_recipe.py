@@ -181,7 +181,7 @@ def test_errors_before_anything_is_written(drawn, kwargs, words):
     assert one_line(e, *words) and not Path('out').exists() and not Path('runs').exists()
 
 def test_resized():
-    assert resized(recipe('resnet50-20ep'), 112)==replace(recipe('resnet50-20ep'), size=112, presize=112, start_size=64)
+    assert resized(recipe('resnet50-20ep'), 320)==replace(recipe('resnet50-20ep'), size=320, presize=448, start_size=192)
     assert resized(base, base.size)==base
 
 # --- the weights ------------------------------------------------------------------------------------------------
