@@ -524,6 +524,7 @@ def by_convs(net):
         if isinstance(m, ResBlock):
             nn.init.zeros_(m.convs[-1][1].weight)
             nn.init.zeros_(m.convs[-1][1].bias)
+right('silence', by_convs, ResBlock)   # the library's own block is no answer, but what the answer is tried on
 @right('silence')
 def through_data(net):
     def f(m):
