@@ -24,7 +24,7 @@ from .data import CourseError, course_path, data_card
 
 # %% ../nbs/01_training.ipynb #2144a080
 def choose_precision(device=None) -> tuple: # ('fp16', 'bf16' or 'fp32', the reason in words)
-    "The precision that trains fastest on `device` (default: fastai's) without loss of accuracy"
+    "The precision to train with on `device` (default: fastai's): 16 bits where that is tested and fast"
     device = torch.device(device or default_device())
     if device.type=='cuda': return 'fp16', 'a CUDA GPU: fp16 with gradient scaling'
     if device.type!='cpu': return 'fp32', f'{device.type}: mixed precision is not tested there'
