@@ -28,13 +28,12 @@ from .speed import (FusedAdam, PhotoCrops, PhotoFiles, cached_chapter_data, cach
 
 # %% ../nbs/09_recipe.ipynb #734cefe6
 def orthogonal(
-    g:Tensor, # (m, n)
-    steps:int=5, # rounds
+    g:Tensor # (m, n)
 ) -> Tensor: # (m, n)
-    "`g` with each singular value brought near 1, by Newton and Schulz's iteration in bf16. Jordan 2024"
+    "`g` with each singular value brought near 1, by five of Newton and Schulz's iterations in bf16. Jordan 2024"
     x = g.bfloat16()/(g.norm()+1e-7)
     if flat:=len(x)>x.shape[1]: x = x.T
-    for _ in range(steps):
+    for _ in range(5):
         a = x@x.T
         x = 3.4445*x + (-4.775*a + 2.0315*a@a)@x
     return (x.T if flat else x).to(g.dtype)

@@ -345,10 +345,9 @@ def machine_peaks(
     sizes=(1024,1536,2048,3072), # sides of the square matrices
     mb:int=256, # memory to copy
     repeats:int=5, # of which the median counts
-    device=None, # default: fastai's
 ) -> dict: # 'bf16' and 'fp32' in TFLOP/s, 'copy' in GB/s, read and written
     "How fast the machine multiplies matrices, the best of some sizes, and copies memory"
-    device = torch.device(device or default_device())
+    device = default_device()
     def median(f): return interleaved({'f':f}, repeats+1)['f'][1:].median()   # the first one warms up
     def wait(f):
         def _f():
@@ -963,8 +962,8 @@ def bench_results(
     folder:Path='../results/bench' # of `bench`
 ) -> dict: # {part's name: record}, of those that are there
     "The records of a bench"
-    return {name:json.loads(f.read_text(encoding='utf-8')) for part,name in bench_parts.items()
-            if (f:=Path(folder)/f'{part}-{name}.json').exists()}
+    recs = {name:load_json(Path(folder)/f'{part}-{name}.json') for part,name in bench_parts.items()}
+    return {k:o for k,o in recs.items() if o}
 
 def bench_table(
     record:dict # one of `bench_results`

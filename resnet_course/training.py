@@ -222,8 +222,8 @@ class Checkpoint(Callback):
     order,_keep = 66,('lrs','iters','losses','values')
     def __init__(self,
         file:Path, # the checkpoint
-        resume:bool=False, # go on from `file` where there is one
-        record:RunRecord=None, # its history is saved and restored too
+        resume:bool, # go on from `file` where there is one
+        record:RunRecord, # its history is saved and restored too
     ): self.file,self.resume,self.run_record,self.state,self.stop = Path(file),resume,record,None,False
 
     def __enter__(self):
@@ -240,8 +240,7 @@ class Checkpoint(Callback):
 
     @property
     def about(self):
-        record = self.run_record.about if self.run_record else {}
-        return dict(record, epochs=self.n_epoch, precision=self.learn.precision, format=3)
+        return dict(self.run_record.about, epochs=self.n_epoch, precision=self.learn.precision, format=3)
     def before_fit(self):
         self.printer = self.learn.logger
         if not (self.resume and self.file.exists()): return
@@ -269,7 +268,7 @@ class Checkpoint(Callback):
         self.opt.load_state_dict(to_device(s['opt'], self.dls.device))   # fastai leaves it where it was saved
         for k in self._keep: setattr(self.recorder, k, s['recorder'][k])
         self.recorder.smooth_loss.count,self.recorder.smooth_loss.val = s['recorder']['smooth']
-        if self.run_record: self.run_record.history = s['history']
+        self.run_record.history = s['history']
         return s
     def before_train(self):
         if not self.state: return
@@ -279,7 +278,8 @@ class Checkpoint(Callback):
         if self.done:
             # step by step, so that it rounds as fastai's own sum does
             for _ in range(self.done): self.learn.pct_train += 1./(len(self.dl)*self.n_epoch)
-            if r:=self.run_record: r.start,r.hits,r.seen = r.start-s['spent'],s['hits'],s['seen']
+            r = self.run_record
+            r.start,r.hits,r.seen = r.start-s['spent'],s['hits'],s['seen']
             self.learn.train_iter = self.epoch*len(self.dl) + self.done
             self.learn.dl = _Rest(self.dl, self.done, lambda: _set_random_states(self.dls, s['rng']))
     def after_batch(self):
@@ -295,23 +295,21 @@ class Checkpoint(Callback):
     def after_fit(self):
         if not self.state: return
         self._restore()   # of a run that is finished
-        if self.run_record and not self.run_record.file.exists():
-            save_json(self.run_record.file, self.run_record.record())
+        record = self.run_record
+        if not record.file.exists(): save_json(record.file, record.record())
     def save(self,
         epoch:int, # the epoch to go on with
         iter:int, # how many of its batches are trained
         rng:dict, # random states to go on with
     ):
-        r = self.recorder
+        r,record = self.recorder,self.run_record
         recorder = {k:getattr(r,k) for k in self._keep}
         state = dict(about=self.about, epoch=epoch, iter=iter,
             model=self.model.state_dict(), opt=self.opt.state_dict(), rng=rng, epoch_rng=self.epoch_rng,
             scaler=s.state_dict() if (s:=self._scaler) else {},
             recorder=dict(recorder, smooth=(r.smooth_loss.count, r.smooth_loss.val)),
-            history=self.run_record.history if self.run_record else [])
-        if self.run_record:   # this epoch so far
-            state |= dict(spent=time.perf_counter()-self.run_record.start, hits=int(self.run_record.hits),
-                          seen=self.run_record.seen)
+            history=record.history,
+            spent=time.perf_counter()-record.start, hits=int(record.hits), seen=record.seen)   # in this epoch so far
         with write_whole(self.file, 'wb') as f: torch.save(_plain(state), f)
 
 # %% ../nbs/01_training.ipynb #1574d790
@@ -341,7 +339,7 @@ def results(
 ) -> pd.DataFrame:
     """A row a complete record, with columns model, recipe, size, epochs, seed, params, macs, accuracy, precision, data,
     hardware, seconds_epoch (the median) and record (the file's whole content)"""
-    recs = [json.loads(f.read_text(encoding='utf-8')) for f in sorted(Path(folder).glob('*.json'))]
+    recs = [load_json(f) for f in sorted(Path(folder).glob('*.json'))]
     keys = ('model','recipe','size','epochs','seed','params','macs','accuracy','precision')
     rows = [dict({k:r[k] for k in keys}, data=r['data']['name'], hardware=r['hardware']['name'],
                  seconds_epoch=np.median([o['seconds'] for o in r['history']]), record=r) for r in recs if r['complete']]
@@ -364,11 +362,10 @@ def show_summary(
     return table.style.format({o:counts.get(o, '{:.1%}') for o in table}, na_rep='')
 
 def plot_history(
-    records, # dicts as `measured_fit` returns them
-    axs=None, # two axes, or None for a new figure
-):
+    records # dicts as `measured_fit` returns them
+) -> np.ndarray: # two axes of a new figure
     "Validation loss and accuracy by epoch, a line a record; seeds of one model share a colour"
-    if axs is None: _,axs = plt.subplots(1, 2, figsize=(10,3.5), layout='constrained')
+    _,axs = plt.subplots(1, 2, figsize=(10,3.5), layout='constrained')
     names = list(dict.fromkeys(r['model'] for r in records))
     for ax,k,title in zip(axs, ('valid_loss','accuracy'), ('validation loss','validation accuracy')):
         for r in records:
@@ -403,23 +400,21 @@ def difference(
 
 # %% ../nbs/01_training.ipynb #174dc5bc
 class _FirstSteps(Callback):
-    "Times a few training steps after the first (or that one, if it is all), then ends the fit"
+    "Times three training steps after the first (or that one, if it is all), then ends the fit"
     order = 100
-    def __init__(self, n): self.n = n
     def before_train(self): self.start = time.perf_counter()
     def after_batch(self):
         if self.train_iter==1<self.n_iter: self.start = time.perf_counter()
-        if self.train_iter==min(1+self.n, self.n_iter):
+        if self.train_iter==min(4, self.n_iter):
             self.seconds = (time.perf_counter()-self.start)/max(self.train_iter-1, 1)
             raise CancelFitException
 
 def fit_seconds(
     learn:Learner, # its weights, optimiser and random states are left as they are
     epochs:int, # how many
-    n:int=3, # training steps to time
 ) -> float: # seconds
-    "About how long `learn` would take on this device, from a few steps of a copy; an image costs a third in validation"
-    before,timer = _random_states(learn.dls),_FirstSteps(n)
+    "About how long `learn` would take on this device, from three steps of a copy; an image costs a third in validation"
+    before,timer = _random_states(learn.dls),_FirstSteps()
     copy = get_learner(learn.dls, deepcopy(learn.model), learn.precision)
     with copy.no_bar(), copy.no_logging(): copy.fit(1, cbs=timer)
     _set_random_states(learn.dls, before)
