@@ -404,7 +404,6 @@ def put_together_wrongs(branch, last):
         'gradient is not': block(branch, join=lambda c,x: (c+x.detach()).relu()),
         'right in train mode, and not in eval mode': block(also(AlwaysTrain())),
         'off by up to': block(branch, join=lambda c,x: F.leaky_relu(c+x, .1)),
-        **{f'the way around: ': block(branch, make) for words,make in around_wrongs.items()},
         **{words: block(branch, make) for words,make in around_wrongs.items()}}
 
 class AlwaysTrain(nn.Module):

@@ -2,7 +2,7 @@
 import shutil, tempfile
 from io import BytesIO
 from fastai.vision.all import *
-from resnet_course.classics import BasicBlock, PreActBlock, copy_weights
+from resnet_course.classics import PreActBlock, copy_weights
 from resnet_course.degradation import CifarBlock, PadChannels, PadCrop, cifar_resnet
 from answers import block, branch, right, strided, wrong
 

@@ -1,5 +1,5 @@
 "What several tests share. No test writes outside pytest's temporary folders, or needs a network."
-import os, shutil, tempfile
+import os, shutil, signal, tempfile
 
 home = tempfile.mkdtemp(prefix='resnet_course-tests-')   # before fastai is imported: it reads FASTAI_HOME once
 os.environ |= dict(FASTAI_HOME=home, MPLBACKEND='Agg')
@@ -8,7 +8,6 @@ for k in ('IN_TEST','RESNET_COURSE_DATA','LONG'): os.environ.pop(k, None)
 import pytest, torch
 from fastai.vision.all import *
 from PIL import Image
-from resnet_course import data, training
 from resnet_course.data import CourseError, get_data, make_sample
 from resnet_course.fcn import get_fcn
 from resnet_course.training import get_learner
@@ -21,9 +20,8 @@ def pytest_pycollect_makeitem(collector, name, obj):
 
 @pytest.fixture(autouse=True)
 def quiet_place(tmp_path, monkeypatch):
-    "Each test in a folder of its own (where `runs/` goes too), one thread, no DataLoader workers, no progress bars"
+    "Each test in a folder of its own (where `runs/` goes too), one thread, no progress bars"
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(data, 'n_workers', lambda n: 0)
     monkeypatch.setattr(defaults, 'callbacks', [o for o in defaults.callbacks if o is not ProgressCallback])
     torch.set_num_threads(1)
 
@@ -38,6 +36,23 @@ def tiny_learner(path, precision='fp32', seed=42, **kwargs):
     dls = get_data(path, presize=32, resize=32, bs=16)
     *body,head = get_fcn(dls.c, widths=(8,16))
     return get_learner(dls, nn.Sequential(*body, nn.Dropout(0.2), head), precision, **kwargs)
+
+class CtrlC(Callback):
+    "Press Ctrl-C `times` at an event of one epoch (and one batch of the run)"
+    order = 5
+    def __init__(self, event, at, batch=None, times=1): store_attr()
+    def __call__(self, event_name):
+        if event_name==self.event and self.epoch==self.at and self.batch in (None, self.train_iter):
+            for _ in range(self.times): os.kill(os.getpid(), signal.SIGINT)
+
+def norms(model): return [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+
+def randomise_bn(model):
+    "Fresh batch norms hold zeros and ones, which would hide whole branches and wrong statistics"
+    for m in norms(model):
+        for t in (m.weight, m.running_var): t.data.uniform_(.5, 1.5)
+        for t in (m.bias, m.running_mean): t.data.uniform_(-.3, .3)
+    return model
 
 def photo(file, color=(200,60,20), size=(40,40), mode='RGB', **kwargs):
     "Save a picture of one colour"

@@ -1,12 +1,11 @@
 "The bench runs whole in a tiny form, keeps what is finished, and judges by its own rows"
-import builtins, json
+import json, sys
 import pytest, torch
 from fastai.vision.all import *
 from resnet_course import speed
 from resnet_course.fcn import get_fcn
 from resnet_course.speed import *
 from resnet_course.speed import _Pace
-from resnet_course.training import get_learner
 from conftest import one_line, photo_set, tiny_learner
 
 @pytest.fixture(scope='module')
@@ -105,15 +104,8 @@ def test_unknown_part():
     with pytest.raises(Exception) as e: bench('abx', out='b')
     assert one_line(e, "'x'", 'a, b, c, d, e, f') and not Path('b').exists()
 
-def without(monkeypatch, module):
-    real = builtins.__import__
-    def fake(name, *args, **kwargs):
-        if name.partition('.')[0]==module: raise ImportError(name)
-        return real(name, *args, **kwargs)
-    monkeypatch.setattr(builtins, '__import__', fake)
-
 def test_without_timm(drawn, monkeypatch, capsys):
-    without(monkeypatch, 'timm')
+    for o in ('timm','timm.data'): monkeypatch.setitem(sys.modules, o, None)
     assert not [k for k in speed._Bench(drawn, 1, True).loaders() if 'timm' in k]
     assert 'timm is not installed' in capsys.readouterr().out
 
@@ -137,7 +129,7 @@ def test_memory_part(drawn):
     assert .2<d['chapter 14 as printed']<5 and .2<d['course']<5 and 0<d['cache of photos']<.01
 
 def test_memory_without_psutil(monkeypatch, capsys):
-    without(monkeypatch, 'psutil')
+    monkeypatch.setitem(sys.modules, 'psutil', None)
     assert peak_memory('') is None and 'psutil' in capsys.readouterr().out
 
 def test_pace(monkeypatch, drawn):

@@ -1,5 +1,5 @@
 "The cache of decoded photos is whole, right and shared, or not used; its loader repeats a run to the last bit"
-import errno, signal, subprocess, sys, threading, zlib
+import errno, subprocess, sys, threading, zlib
 import pytest, torch
 from fastai.vision.all import *
 from PIL import Image
@@ -11,7 +11,7 @@ from resnet_course.fcn import get_fcn
 from resnet_course.speed import *
 from resnet_course.speed import _mark
 from resnet_course.training import fit_seconds, get_learner, measured_fit
-from conftest import one_line, photo, photo_set
+from conftest import CtrlC, one_line, photo_set
 
 small = dict(presize=24, resize=16, bs=16)
 def data_of(path, **kwargs): return cached_data(path, **{**small, 'cache':Path('cache'), **kwargs})
@@ -463,12 +463,6 @@ def test_an_error_in_the_thread_reaches_the_caller(path):
     assert one_line(e, bad, 'no readable image') and gone(before)
 
 # --- a run that is stopped --------------------------------------------------------------------------------------
-class CtrlC(Callback):
-    order = 5
-    def __init__(self, at, batch): store_attr()
-    def before_batch(self):
-        if (self.epoch,self.train_iter)==(self.at,self.batch): os.kill(os.getpid(), signal.SIGINT)
-
 def run(path, *cbs, resume=False):
     learn = tiny_cached_learner(path, cbs=cbs)
     rec = measured_fit(learn, 3, 1e-2, Path('out/a-s42.json'), resume, model='fcn', recipe='small', size=16, seed=42)
@@ -478,7 +472,7 @@ def run(path, *cbs, resume=False):
 @pytest.mark.parametrize('at, batch', [(0,0), (1,6), (1,7), (2,9)])
 def test_stopped_and_resumed(drawn, at, batch):
     whole = run(drawn)
-    with pytest.raises(KeyboardInterrupt): run(drawn, CtrlC(at, batch))
+    with pytest.raises(KeyboardInterrupt): run(drawn, CtrlC('before_batch', at, batch))
     assert run(drawn, resume=True)==whole
 
 def test_a_home_that_cannot_be_written(drawn, monkeypatch, capsys):

@@ -17,7 +17,7 @@ from resnet_course.speed import cached_data, speed_up
 from resnet_course.training import get_learner, results
 from safetensors.torch import load_file
 from typer.testing import CliRunner
-from conftest import one_line, tiny_learner
+from conftest import one_line, randomise_bn, tiny_learner
 
 file = Path('out/surface.json')
 
@@ -28,11 +28,7 @@ def batch(n=12, size=16, c_in=3):
 def lived_in(net):
     "`net` with norms that are not fresh: each has another gamma, beta, mean and variance in each channel"
     torch.manual_seed(3)
-    for m in net.modules():
-        if isinstance(m, nn.BatchNorm2d):
-            for o,low,high in ((m.weight,.5,1.5), (m.bias,-.5,.5), (m.running_mean,-.5,.5), (m.running_var,.5,2)):
-                nn.init.uniform_(o, low, high)
-    return net.eval()
+    return randomise_bn(net).eval()
 
 def small_net():
     torch.manual_seed(2)

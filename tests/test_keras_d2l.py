@@ -7,28 +7,19 @@ from fastai.vision.all import *
 from keras import layers as kl
 from resnet_course.classics import (Residual, resnet_block, d2l_resnet18, identity_block, convolutional_block,
                                     keras_resnet50)
-from conftest import one_line
+from conftest import norms, one_line, randomise_bn
 
 @pytest.fixture(autouse=True)
 def seed(): torch.manual_seed(0)
 
 def randomise(model):
-    "Batch norms and biases as after training: at the start they are 0 or 1, which would hide a wrong one"
+    "Batch norms and biases as after training"
     for m in model.modules():
-        if isinstance(m, nn.BatchNorm2d):
-            for t in (m.weight, m.running_var): t.data.uniform_(.5, 1.5)
-            for t in (m.bias, m.running_mean): t.data.uniform_(-.3, .3)
-        elif getattr(m, 'bias', None) is not None: m.bias.data.uniform_(-.3, .3)
-    return model.eval()
+        if isinstance(m, (nn.Conv2d,nn.Linear)) and m.bias is not None: m.bias.data.uniform_(-.3, .3)
+    return randomise_bn(model).eval()
 
 def close(a, b, tol): return a.shape==b.shape and (a-b).abs().max() < tol*b.abs().max()
 def convs(net): return [m for m in net.modules() if isinstance(m, nn.Conv2d)]
-def norms(net): return [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
-def sides(net, x):
-    "Height and width after each layer that keeps a grid"
-    shapes = [x.shape] + [(x := layer(x)).shape for layer in net]
-    return [tuple(s[2:]) for s in shapes if len(s)==4]
-
 # --- Keras itself -----------------------------------------------------------------------------------------------
 stages = {2:(64,'abc',1), 3:(128,'abcd',2), 4:(256,'abcdef',2), 5:(512,'abc',2)}
 
@@ -169,21 +160,6 @@ def test_keras_folds_into_torchvision(h, w):
     assert close(net(x), ref(x), 1e-12)
 
 # --- counts, shapes, names --------------------------------------------------------------------------------------
-def test_counts():
-    for net,n in ((d2l_resnet18(), 11_178_378), (d2l_resnet18(3), 11_184_650), (Residual(3,3), 180),
-                  (Residual(3,6,use_1x1conv=True,strides=2), 546), (keras_resnet50(), 23_546_886)):
-        assert total_params(net)==(n,True)
-    net = keras_resnet50()
-    assert sum(b.numel() for k,b in net.named_buffers() if 'running' in k)==53_120==23_600_006-23_546_886
-    assert (len(convs(net)), sum(m.bias.numel() for m in convs(net)))==(53,26_560)
-    assert sum(m.bias.numel() for m in convs(d2l_resnet18()))==4_800
-
-@torch.no_grad()
-def test_sides():
-    assert sides(d2l_resnet18().eval(), torch.zeros(1,1,96,96))==[(s,s) for s in (96,24,24,12,6,3,1)]
-    assert sides(d2l_resnet18().eval(), torch.zeros(1,1,224,224))==[(s,s) for s in (224,56,56,28,14,7,1)]
-    assert sides(keras_resnet50().eval(), torch.zeros(1,3,64,64))==[(s,s) for s in (64,32,32,32,15,15,8,4,2,1)]
-
 def test_d2l_any_size():
     net = d2l_resnet18(2, 7).eval()
     for size in ((1,1), (33,20)): assert net(torch.randn(2,2,*size)).shape==(2,7)

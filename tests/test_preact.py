@@ -5,8 +5,8 @@ from resnet_course.classics import PreActBlock, PreActBottleneck, copy_weights, 
 from resnet_course.data import CourseError
 from resnet_course.resnet import ResNet
 from resnet_course.training import layer_costs
-from conftest import one_line
-from test_equality import differences, randomise_bn, same, small
+from conftest import randomise_bn
+from test_equality import differences, same, small
 
 def reference(depth, n_out=10): return timm.create_model(f'resnetv2_{depth}', num_classes=n_out, pretrained=False)
 
@@ -105,21 +105,11 @@ def with_norm(self, ni, nf, stride=1):
     if self.shortcut is not None: self.shortcut = nn.Sequential(self.shortcut, nn.BatchNorm2d(nf))
 
 # --- counts, arguments, start -----------------------------------------------------------------------------------
-@pytest.mark.parametrize('depth, params10, params1000, entries, macs', [
-    (18, 11_179_850, 11_687_720, 107, 1_814_073_344), (34, 21_288_010, 21_795_880, 203, 3_663_761_408),
-    (50, 23_520_842, 25_549_352, 300, 4_089_184_256), (101, 42_512_970, 44_541_480, 606, 7_801_405_440),
-    (152, 58_156_618, 60_185_128, 912, 11_513_626_624)])
-def test_counts(depth, params10, params1000, entries, macs):
-    with torch.device('meta'):
-        m,m10,ref = preact_resnet(depth),preact_resnet(depth, 10),timm.create_model(f'resnetv2_{depth}')
-    assert (total_params(m10), total_params(m))==((params10,True), (params1000,True))
-    assert total_params(ref)[0]==params1000 and len(ref.state_dict())==len(m.state_dict())==entries
-    assert layer_costs(m, 224).macs.sum()==macs
-
-@pytest.mark.parametrize('depth', [20, 0, '18', None])
-def test_other_depths(depth):
-    with pytest.raises(CourseError) as err: preact_resnet(depth)
-    assert one_line(err, depth, '18, 34, 50, 101, 152')
+@pytest.mark.parametrize('depth', [18,34,50,101,152])
+def test_counts_are_those_of_timm(depth):
+    with torch.device('meta'): m,ref = preact_resnet(depth),timm.create_model(f'resnetv2_{depth}')
+    assert (total_params(m), len(m.state_dict()))==(total_params(ref), len(ref.state_dict()))
+    assert layer_costs(m, 224).macs.sum()==layer_costs(ref, 224).macs.sum()
 
 def test_every_argument_counts():
     def about(**kwargs): return [p.shape for p in preact_resnet(**{**dict(depth=18, n_out=10), **kwargs}).parameters()]

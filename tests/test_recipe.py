@@ -1,14 +1,13 @@
 "Recipes: every part of one has an effect, a stopped run goes on, and what is saved can be used"
-import signal
 import pytest, torch
 from dataclasses import asdict, replace
 from fastai.vision.all import *
 from safetensors.torch import save_file
-from resnet_course.recipe import (Recipe, course_nets, load_trained, look, recipe, recipe_learner, recipe_net, resized,
+from resnet_course.recipe import (Recipe, load_trained, look, recipe, recipe_learner, recipe_net, resized,
                                   train)
 from resnet_course.fcn import get_fcn
 from resnet_course.recipe import _kept, save_weights
-from conftest import one_line, photo, photo_set
+from conftest import CtrlC, one_line, photo, photo_set
 
 base = Recipe('test', model='resblock', epochs=2, size=32, presize=32, bs=16, min_scale=.6)
 full = replace(base, name='full', epochs=3, flip='alternating', ema=.9, mixup=.3, act='SiLU', down='avg', start_size=16)
@@ -22,13 +21,11 @@ def outcome(rec):
     history = [{k:v for k,v in o.items() if k!='seconds'} for o in rec['history']]
     return history, rec['accuracy_tta'], rec['views'], {k:v.tolist() for k,v in weights.items()}
 
-def ctrl_c(event, batch=None):
-    "A class of callbacks that press Ctrl-C at an event of the second epoch (and one batch of the run)"
-    class CtrlC(Callback):
-        def __call__(self, event_name):
-            here = event_name==event and self.epoch==1 and batch in (None, self.train_iter)
-            if here: os.kill(os.getpid(), signal.SIGINT)
-    return CtrlC
+def ctrl_c(*args):
+    "A class of callbacks, as `defaults.callbacks` has them, that press Ctrl-C where `args` say"
+    class Stop(CtrlC):
+        def __init__(self): super().__init__(*args)
+    return Stop
 
 def steps(path, r, seed=42):
     "The weights and the losses after the first epoch"
@@ -92,8 +89,8 @@ def whole(drawn, tmp_path_factory):
         torch.set_num_threads(1)
         return outcome(run(drawn))
 
-@pytest.mark.parametrize('stop', [ctrl_c('before_batch',6), ctrl_c('after_step',4), ctrl_c('before_validate'),
-    ctrl_c('after_epoch')], ids=['middle','after_the_step','validation','between'])
+@pytest.mark.parametrize('stop', [ctrl_c('before_batch',1,6), ctrl_c('after_step',1,4), ctrl_c('before_validate',1),
+    ctrl_c('after_epoch',1)], ids=['middle','after_the_step','validation','between'])
 def test_stopped_and_resumed(stop, drawn, whole, monkeypatch):
     with monkeypatch.context() as m:
         m.setattr(defaults, 'callbacks', [*defaults.callbacks, stop])
@@ -147,7 +144,7 @@ def test_a_record_without_looks_is_no_finished_run(drawn, whole):
 def test_old_weights_go_before_a_new_run(drawn, monkeypatch):
     run(drawn)
     with monkeypatch.context() as m:
-        m.setattr(defaults, 'callbacks', [*defaults.callbacks, ctrl_c('before_batch')])
+        m.setattr(defaults, 'callbacks', [*defaults.callbacks, ctrl_c('before_batch',1)])
         with pytest.raises(KeyboardInterrupt): run(drawn)
     assert not Path(f'out/{stem}.safetensors').exists()
 

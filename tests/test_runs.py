@@ -5,17 +5,9 @@ from fastai.vision.all import *
 from resnet_course import training
 from resnet_course.data import fingerprint, get_data
 from resnet_course.training import commit, fit_seconds, measured_fit, results, save_json, summary, write_whole
-from conftest import one_line, photo_set, tiny_learner
+from conftest import CtrlC, one_line, photo_set, tiny_learner
 
 file,ckpt,epochs = Path('out/fcn-small-s42.json'),Path('runs/out/fcn-small-s42.pt'),3   # of 4 batches
-
-class CtrlC(Callback):
-    "Press Ctrl-C `times` at an event of one epoch (and one batch)"
-    order = 5
-    def __init__(self, event, at, batch=None, times=1): store_attr()
-    def __call__(self, event_name):
-        if event_name==self.event and self.epoch==self.at and self.batch in (None, self.train_iter):
-            for _ in range(self.times): os.kill(os.getpid(), signal.SIGINT)
 
 def run(path, *cbs, resume=False, epochs=epochs, seed=42, precision='fp32', **about):
     learn = tiny_learner(path, precision, seed, cbs=cbs)
@@ -36,7 +28,6 @@ def whole(drawn, tmp_path_factory):
     "The outcome of the run that is not stopped"
     with pytest.MonkeyPatch.context() as m:
         m.chdir(tmp_path_factory.mktemp('whole'))
-        m.setattr('resnet_course.data.n_workers', lambda n: 0)
         torch.set_num_threads(1)
         learn,rec = run(drawn)
         return dict(outcome(learn, rec), rec=rec)
