@@ -1,4 +1,4 @@
-"Everything that this file needs to know stands in settings.ini."
+"Name, version, requirements and commands are read from settings.ini."
 from configparser import ConfigParser
 from pathlib import Path
 from setuptools import setup, find_packages
