@@ -53,7 +53,7 @@ def _read_photo(file, name) -> Image.Image:
                           "`resnet_course doctor --data FOLDER` lists all such files") from None
 
 class Photo(PILImage):
-    "A `PILImage` whose 16-bit values are scaled to 8 bits, not cut off there, that is turned as its EXIF tag says, and is named when it cannot be read"
+    "A `PILImage`: 16 bits are scaled to 8, it is turned as its EXIF tag says, and named when it cannot be read"
     @classmethod
     def create(cls, fn:Path|str|bytes|np.ndarray|Tensor|Image.Image, **kwargs):   # `predict` reads what it may be given
         return cls(_read_photo(fn, fn)) if isinstance(fn, (str,Path)) else super().create(fn, **kwargs)
