@@ -62,7 +62,7 @@ _data = typer.Option(help="sample, imagenette, or a folder with train/<class>/ a
 _seed = typer.Option(help="of weights, shuffling and augmentation")
 _resume = typer.Option('--resume', help="keep what is finished in the folder, go on from the last checkpoint")
 
-_precision = typer.Option(help="fp32, bf16 or fp16; without it what is fastest here")
+_precision = typer.Option(help="fp32, bf16 or fp16; without it what suits this machine")
 
 def _ladder(path, settings, epochs, precision):
     "The rungs as an `Experiment`"
