@@ -59,7 +59,7 @@ def _run(
 
 _data = typer.Option(help="sample, imagenette, or a folder with train/<class>/ and val/<class>/; "
                           "without it RESNET_COURSE_DATA, else imagenette")
-_seed = typer.Option(help="of weights, shuffling and augmentation")
+_seed = typer.Option(min=0, max=2**32-1, help="of weights, shuffling and augmentation")
 _resume = typer.Option('--resume', help="keep what is finished in the folder, go on from the last checkpoint")
 
 _precision = typer.Option(help="fp32, bf16 or fp16; without it what suits this machine")
@@ -193,6 +193,7 @@ def reproduce(
     data:Annotated[Optional[str], _data]=None,
     out:Annotated[Path, typer.Option(help="folder for the new record")]=Path('runs')/'reproduce',
     resume:Annotated[bool, _resume]=False,
+    precision:Annotated[Optional[str], typer.Option(help="if the record's is not to be had here")]=None,
 ):
     "Train again what a record is of, and compare the accuracy."
     from resnet_course.data import CourseError, course_path, fingerprint
@@ -202,12 +203,15 @@ def reproduce(
     if (out/file.name).resolve()==file.resolve():
         raise CourseError(f"--out {out} holds the record itself: name another folder")
     kind,name = rec['command'].split()[1:3]
-    model,seed,epochs,precision = (rec[k] for k in ('model','seed','epochs','precision'))
+    model,seed,epochs = (rec[k] for k in ('model','seed','epochs'))
+    precision,photos = precision or rec['precision'],rec['data']['name']
     exp = _experiment(name) if kind=='experiment' else None
-    path = course_path(data or (exp.data if exp else 'sample' if rec['data']['name']=='sample' else None),
+    if not (data or exp or os.environ.get('RESNET_COURSE_DATA') or photos=='sample' or photos.startswith('imagenette')):
+        raise CourseError(f"{file} is of photos of one's own ({photos}): say where they are with --data")
+    path = course_path(data or (exp.data if exp else 'sample' if photos=='sample' else None),
                        exp.presize if exp else rec['settings']['presize'])
     if fingerprint(path)!=rec['data']['fingerprint']:
-        raise CourseError(f"{path} does not hold the photos of the record ({rec['data']['name']}, fingerprint "
+        raise CourseError(f"{path} does not hold the photos of the record ({photos}, fingerprint "
                           f"{rec['data']['fingerprint']}): say where they are with --data")
     if exp: exp = replace(exp, data=path, epochs=epochs, learner=dict(exp.learner, precision=precision))
     elif kind=='ladder': exp = _ladder(path, rec['settings'], epochs, precision)
@@ -218,10 +222,12 @@ def reproduce(
         run = partial(lesson.train, path, r, seed=seed, out=out, resume=resume, precision=precision)
     hw = rec['hardware']
     typer.echo(f"{model}, recipe {rec['recipe']}, seed {seed}, {epochs} epoch{'s'*(epochs!=1)} on "
-               f"{rec['data']['name']}, {precision}; "
+               f"{photos}, {precision}; "
                f"the record's run took {rec['seconds']:.0f} s on {hw['name']}, {hw['threads']} threads")
     here = versions()
-    if other:=[f'{k} {v} (here {here.get(k)})' for k,v in rec['versions'].items() if here.get(k)!=v]:
+    made = dict(rec['versions'], precision=rec['precision'])
+    here['precision'] = precision
+    if other:=[f'{k} {v} (here {here.get(k)})' for k,v in made.items() if here.get(k)!=v]:
         typer.echo(f"warning: the record was made with {', '.join(other)}", err=True)
     new, = _run({model:run}, out)
     diff = 100*(new['accuracy']-rec['accuracy'])
@@ -313,10 +319,11 @@ def main():
     "The console script: what a user can mend is told in one line"
     # fastai 2.8 makes torch warn at every start about `torch.jit.script`, which is nothing a user can mend
     warnings.filterwarnings('ignore', message='.*torch.jit.script.*')
+    for o in (sys.stdout,sys.stderr): o.reconfigure(errors='backslashreplace')   # a file's name may be no text here
     try: app()
     except Exception as e:
         from resnet_course.data import CourseError
-        if type(e).__name__=='OutOfMemoryError':   # torch's, and torch is not imported here
+        if type(e).__name__=='OutOfMemoryError' or 'MPS backend out of memory' in str(e):   # torch's, not imported here
             e = CourseError("the GPU's memory is too small: close what else uses it, or `train` at a smaller --size")
         if not isinstance(e, (CourseError, OSError)): raise
         typer.echo(f'error: {e}', err=True)

@@ -171,7 +171,7 @@ def _draw_all(folder, n_train, n_val, size, seed):
     try:
         if _draw_some.__module__=='__main__' and multiprocessing.get_start_method()!='fork':
             raise ImportError('a new process knows nothing that a notebook has defined')
-        with ProcessPoolExecutor(num_cpus()) as ex: list(ex.map(_draw_some, *zip(*jobs)))
+        with ProcessPoolExecutor(min(num_cpus(), 61)) as ex: list(ex.map(_draw_some, *zip(*jobs)))
     except (BrokenProcessPool, ImportError, NotImplementedError):   # a place where processes cannot start
         for job in jobs: _draw_some(*job)
 
@@ -293,7 +293,8 @@ def data_name(path:Path) -> str:
 def run_settings(path:Path) -> dict: # keyword arguments of `get_data`
     "Sizes and batch that suit the data: chapter 14's, or small ones for the drawn sample; no batch larger than the set"
     if card:=_card(path): return dict(presize=min(card['size'],72), resize=min(card['size'],64), bs=16)
-    return dict(presize=160, resize=128, bs=min(128, len(get_image_files(path/'train')) or 128))
+    n = len([f for f in get_image_files(path/'train') if f.parent.parent==path/'train'])
+    return dict(presize=160, resize=128, bs=min(128, n or 128))
 
 # %% ../nbs/00_data.ipynb #8ecacb71
 def photos_by_class(
@@ -305,7 +306,9 @@ def photos_by_class(
     found = {}
     for split in ('train','val'):
         files = get_image_files(path/split).sorted() if (path/split).is_dir() else []
-        found[split] = groupby([f for f in files if f.parent.parent==path/split], lambda f: f.parent.name)
+        here,deep = partition(files, lambda f: f.parent.parent==path/split)
+        if deep: print(f"{len(deep)} photos lie not in {split}/<class>/ and are left out, such as {deep[0]}")
+        found[split] = groupby(here, lambda f: f.parent.name)
     train,val = found['train'],found['val']
     if not train and not val:
         raise CourseError(f"{path}: no images in train/<class>/ or val/<class>/ here; put them in that layout")
@@ -352,9 +355,9 @@ def fingerprint(
 ) -> str: # 16 hex digits
     "Changes when a photo changes, comes, goes or moves to another class or split; not with dates or the folder's name"
     path,h = Path(path),hashlib.sha256()
-    splits = [s for s in ('train','val','test') if (path/s).is_dir()]
-    files = get_files(path, {*image_extensions,'.gz'}, folders=splits or None)
-    for f in [path] if path.is_file() else files.sorted():
+    folders = [path/s for s in ('train','val','test') if (path/s).is_dir()] or [path]
+    files = [path] if path.is_file() else L(folders).map(get_files, extensions={*image_extensions,'.gz'}).concat()
+    for f in files.sorted(lambda o: o.relative_to(path).parts) if path.is_dir() else files:   # on Windows, too
         h.update(f'{f.relative_to(path).as_posix()}\0{f.stat().st_size}\0'.encode(errors='surrogateescape'))
         h.update(f.read_bytes())
     return h.hexdigest()[:16]

@@ -93,7 +93,7 @@ def array_dls(
     bs = min(bs, len(x_train))
     dls = DataLoaders(loader(x_train, y_train, 0, bs=bs, shuffle=True, drop_last=True),
                       loader(x_val, y_val, 1, bs=2*bs), path=path)
-    dls.vocab,dls.c = vocab,len(vocab)
+    dls.vocab,dls.c = CategoryMap(vocab, sort=False),len(vocab)   # of a list fastai would take the last
     return dls
 
 # %% ../nbs/06_degradation.ipynb #dfd45c75

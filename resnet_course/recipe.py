@@ -201,7 +201,8 @@ class Recipe:
     def __post_init__(self):
         for field,known in _choices.items(): check_name(field, getattr(self, field), known)
         if self.epochs<1: raise CourseError(f"{self.epochs} epochs: there is nothing to train; take 1 or more")
-        if min(self.bs, self.presize)<1: raise CourseError(f"bs {self.bs}, presize {self.presize}: both are 1 or more")
+        if self.bs<2: raise CourseError(f"bs {self.bs}: batch norm wants 2 photos or more")
+        if self.presize<1: raise CourseError(f"presize {self.presize}: it is 1 or more")
         if self.size<32: raise CourseError(f"size {self.size} is too small for these nets; take 32 or more")
         if (self.start_size or 0)>self.size:
             raise CourseError(f"start_size {self.start_size} is above size {self.size}: images can only grow")
@@ -335,6 +336,12 @@ def look(
     ds.crops,ds.flip = validated(val),float(mirrored)
     with learn.no_bar(), learn.no_logging(): return learn.get_preds(dl=learn.dls.valid.new(ds))
 
+class _Remove(Callback):
+    "Old weights go when a run begins, for they would stand beside a record that is not theirs; not when it is refused"
+    order = 67   # after `Checkpoint`
+    def __init__(self, file): self.file = file
+    def before_fit(self): self.file.unlink(missing_ok=True)
+
 def train(
     path:Path, # a folder with train/<class>/ and val/<class>/
     recipe:Recipe, # from `recipe`
@@ -348,7 +355,8 @@ def train(
 ) -> dict: # the run's record
     "Train a net as a recipe says: a record (JSON) and its weights (safetensors), both named <model>-<recipe>-s<seed>"
     path,make = Path(path),model if callable(model) else None
-    if make and not hasattr(make, '__name__'):
+    if not isinstance(recipe, Recipe): raise CourseError(f"{recipe!r} is no `Recipe`: give what `recipe(name)` returns")
+    if make and getattr(make, '__name__', '<lambda>')=='<lambda>':
         raise CourseError(f"{type(make).__name__}: no name for the record; give a function or class that makes the net")
     name = make.__name__ if make else model or recipe.model
     known = make is None and recipes.get(recipe.name)==recipe
@@ -365,7 +373,7 @@ def train(
                  command=command)
     finished = _finished(file, dict(about, epochs=r.epochs, lr=r.lr, precision=learn.precision)) if resume else None
     if finished and 'views' in finished and weights.exists(): return finished
-    weights.unlink(missing_ok=True)   # else those of another run would stand beside a record that is not theirs
+    learn.add_cb(_Remove(weights))
     _announce(learn, r.epochs, about)
     rec = measured_fit(learn, r.epochs, r.lr, file, resume, _choices['schedule'][r.schedule], **about)
     seen = {val:look(learn, val) for val in _choices['val']}
@@ -390,8 +398,9 @@ class Trained:
         files, # a photo's path, or a list of them
     ) -> pd.DataFrame: # index the file; columns class, probability
         "The likeliest class of each photo. Raises `CourseError` for a file that is no photo, or where there is none"
-        if not listify(files): raise CourseError("there is no photo to predict: give a path or a list of them")
-        files,r,rng = [Path(o) for o in listify(files)],self.recipe,np.random.default_rng(0)
+        files = [Path(o) for o in listify(files)]   # once: it may be a generator
+        if not files: raise CourseError("there is no photo to predict: give a path or a list of them")
+        r,rng = self.recipe,np.random.default_rng(0)
         crops = PhotoCrops(PhotoFiles(files, r.presize), range(len(files)), [0]*len(files), self.classes, r.size,
                            validated(r.val))
         device = next(self.net.parameters()).device

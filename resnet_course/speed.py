@@ -270,7 +270,10 @@ class AheadDL(TfmdDL):
     def __init__(self, dataset, bs=64, ahead=2, **kwargs):
         self.ahead = ahead
         super().__init__(dataset, bs=bs, **{**kwargs, 'num_workers':0})
-    def new(self, dataset=None, cls=None, **kwargs): return super().new(dataset, cls, **{'ahead':self.ahead, **kwargs})
+    def new(self, dataset=None, cls=None, **kwargs):
+        if dataset is not None and not hasattr(dataset, 'batch'):   # `learn.predict` and `dls.test_dl` ask for that
+            raise CourseError("these loaders have the photos of their own folder only: for others take `Trained` of lesson 09")
+        return super().new(dataset, cls, **{'ahead':self.ahead, **kwargs})
     def create_batches(self, idxs):
         seed,started = self.rng.getrandbits(64),deque()
         for i,b in enumerate(self.chunkify(idxs)):
@@ -300,10 +303,10 @@ def cached_data(
     "`DataLoaders` of decoded photos. Raises `CourseError` for a folder that does not do"
     path = Path(path)
     found = photos_by_class(path)
-    vocab = sorted(found['train'])
+    vocab = CategoryMap(list(found['train']))   # not a list, of which fastai would take the last
     files,labels,ends = [],[],[0]
     for split in found.values():
-        for c,fs in split.items(): files += fs; labels += [vocab.index(c)]*len(fs)
+        for c,fs in split.items(): files += fs; labels += [vocab.o2i[c]]*len(fs)
         ends.append(len(files))
     photos = PhotoFiles(files, presize) if cache is False else cached_photos(path, files, presize, cache)
     device = default_device()

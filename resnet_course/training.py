@@ -9,11 +9,11 @@ __all__ = ['choose_precision', 'CPUMixedPrecision', 'get_learner', 'top_k_accura
            'Experiment']
 
 # %% ../nbs/01_training.ipynb #ed09b19f
-import json, os, platform, random, signal, subprocess, threading, time
+import json, os, platform, random, signal, subprocess, tempfile, threading, time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from copy import deepcopy
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np, pandas as pd, torch
 from torch import nn
@@ -115,7 +115,12 @@ def write_whole(path:Path, mode='w'):
             yield f
             f.flush()
             os.fsync(f.fileno())   # on the disk before it has its name, whatever happens to the power
-        os.replace(tmp, path)
+        for wait in (.2,2,0):
+            try: os.replace(tmp, path)
+            except PermissionError:   # on Windows, while a viewer or a virus scanner has the old file open
+                if not wait: raise
+                time.sleep(wait)
+            else: break
     finally: tmp.unlink(missing_ok=True)
 
 def save_json(path:Path, obj):
@@ -142,8 +147,11 @@ def hardware(device=None) -> dict:
 
 def versions() -> dict:
     "Versions of Python and of what computes the numbers"
-    packages = ('resnet_course','fastai','torch','torchvision','pillow')
-    return dict(python=platform.python_version(), **{p:version(p) for p in packages})
+    res = dict(python=platform.python_version())
+    for p in ('resnet_course','fastai','torch','torchvision','pillow'):
+        try: res[p] = version(p)
+        except PackageNotFoundError: res[p] = 'not installed'   # but on the path
+    return res
 
 def commit() -> str:
     "The commit of the course's checkout, '-dirty' where the working tree differs; 'none' for an installed copy"
@@ -163,7 +171,8 @@ class RunRecord(Callback):
         file:Path, # where the record goes
         **about # what else it says: name, command, model, recipe, data, size, seed ...
     ): self.file,self.about,self.history = Path(file),about,[]
-    def before_fit(self): self.commit = commit()
+    def before_fit(self):
+        self.made = dict(hardware=hardware(self.dls.device), versions=versions(), commit=commit())
     def before_epoch(self): self.start,self.hits,self.seen = time.perf_counter(),0,0
     def after_pred(self):
         if not self.training: return
@@ -179,7 +188,7 @@ class RunRecord(Callback):
         h = self.history
         return dict(self.about, epochs=self.n_epoch, complete=len(h)==self.n_epoch, history=h,
             accuracy=h[-1].get('accuracy') if h else None, seconds=round(sum(o['seconds'] for o in h), 2),
-            precision=self.learn.precision, hardware=hardware(self.dls.device), versions=versions(), commit=self.commit)
+            precision=self.learn.precision, **self.made)
 
 # %% ../nbs/01_training.ipynb #83710714
 def _random_states(dls:DataLoaders) -> dict:
@@ -216,6 +225,10 @@ class _Rest:
         self.then()
         yield from it
 
+def _alike(about:dict) -> dict:
+    "What must be equal in two parts of one run: a command may be worded otherwise, the same photos lie elsewhere"
+    return {k:o.get('fingerprint') if k=='data' else o for k,o in about.items() if k!='command'}
+
 class Checkpoint(Callback):
     """Saves a run whole after each epoch: weights, optimiser, place in the schedule, random states, record.
     As a context manager around the fit it also lets the first Ctrl-C finish the batch, saves, and then stops."""
@@ -246,11 +259,11 @@ class Checkpoint(Callback):
         if not (self.resume and self.file.exists()): return
         try:
             self.state = torch.load(self.file, weights_only=True, map_location='cpu')
-            about = dict(self.state['about'])
+            theirs,ours = _alike(self.state['about']),_alike(self.about)
         except Exception as e:
             raise CourseError(f"{self.file} is no whole checkpoint ({type(e).__name__}): delete it, "
                               "or start without --resume") from None
-        if diff:=[k for k in self.about if self.about[k]!=about.get(k)]:
+        if diff:=[k for k in ours if ours[k]!=theirs.get(k)]:
             raise CourseError(f"{self.file} is of another run ({', '.join(diff)} differ): "
                               "start without --resume, or write to another folder")
     def before_epoch(self):
@@ -310,26 +323,30 @@ class Checkpoint(Callback):
             recorder=dict(recorder, smooth=(r.smooth_loss.count, r.smooth_loss.val)),
             history=record.history,
             spent=time.perf_counter()-record.start, hits=int(record.hits), seen=record.seen)   # in this epoch so far
-        with write_whole(self.file, 'wb') as f: torch.save(_plain(state), f)
+        with write_whole(self.file, 'wb') as f:
+            try: torch.save(_plain(state), f)
+            except RuntimeError as e: raise (e.__context__ if isinstance(e.__context__, OSError) else e)   # a full disk
 
 # %% ../nbs/01_training.ipynb #1574d790
 def measured_fit(
     learn:Learner, # from `get_learner`
     epochs:int, # how many
     lr:float, # the highest learning rate
-    file:Path, # where the record goes; the checkpoint is `runs/<folder of file>/<its stem>.pt`
+    file:Path, # where the record goes; the checkpoint lies beside it, as <its stem>.pt
     resume:bool=False, # go on from that checkpoint, if there is one
     fit=Learner.fit_one_cycle, # called with learner, epochs, lr and `cbs`
     **about # what the record says besides: command, model, recipe, size, seed; `data`, if its card is made already
 ) -> dict: # the run's record, as written to `file`
     "A fit that leaves a record and a checkpoint; Ctrl-C loses nothing, a second one the epoch so far"
     file = Path(file)
-    c_in = first(m.in_channels for m in learn.model.modules() if isinstance(m, nn.Conv2d))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=file.parent).close()   # if nothing can be written there, say so before the first epoch
+    c_in = first(m.in_channels for m in learn.model.modules() if isinstance(m, nn.Conv2d)) or 3
     costs = layer_costs(learn.model, about['size'], c_in)
     if 'data' not in about: about['data'] = data_card(learn.dls)
     record = RunRecord(file, name=file.stem, **about, lr=lr,
         params=total_params(learn.model)[0], macs=int(costs.macs.sum()))
-    with Checkpoint(Path('runs')/file.parent.name/f'{file.stem}.pt', resume, record) as ckpt:
+    with Checkpoint(file.with_suffix('.pt'), resume, record) as ckpt:
         fit(learn, epochs, lr, cbs=[record, ckpt])
     return load_json(file)
 
@@ -342,7 +359,7 @@ def results(
     recs = [load_json(f) for f in sorted(Path(folder).glob('*.json'))]
     keys = ('model','recipe','size','epochs','seed','params','macs','accuracy','precision')
     rows = [dict({k:r[k] for k in keys}, data=r['data']['name'], hardware=r['hardware']['name'],
-                 seconds_epoch=np.median([o['seconds'] for o in r['history']]), record=r) for r in recs if r['complete']]
+                 seconds_epoch=np.median([o['seconds'] for o in r['history']]), record=r) for r in recs if r.get('complete')]
     return pd.DataFrame(rows, columns=[*keys,'data','hardware','seconds_epoch','record'])
 
 def summary(
@@ -479,4 +496,5 @@ def _announce(learn, epochs, about):
 def _finished(file:Path, about:dict):
     "The record in `file`, if it is of a whole run of just this kind"
     rec = load_json(file)
-    return rec if rec.get('complete') and all(rec.get(k)==v for k,v in about.items()) else None
+    theirs = _alike(rec)
+    return rec if rec.get('complete') and all(theirs.get(k)==v for k,v in _alike(about).items()) else None

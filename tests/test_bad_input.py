@@ -281,6 +281,13 @@ def test_a_missing_mnist_file(tmp_path):
     with pytest.raises(Exception) as e: load_arrays(tmp_path)
     assert one_line(e, file, 'fetch it again')
 
+def test_photos_in_deeper_folders_are_named(tmp_path, capsys):
+    path = photo_set(tmp_path/'set')
+    for i in range(3): photo(path/'train'/'cat'/'2023'/f'{i}.jpg')
+    assert get_data(path, 32, 32, 4).train.n==8 and data.run_settings(path)['bs']==8
+    out = capsys.readouterr().out
+    assert '3 photos' in out and 'left out' in out and str(path/'train'/'cat'/'2023') in out and out.count('\n')==1
+
 @pytest.mark.parametrize('kind', ['folder','zip','nested zip'])
 def test_a_folder_and_a_zip_hold_the_same(drawn, tmp_path, kind):
     path = drawn

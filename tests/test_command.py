@@ -24,7 +24,8 @@ def record(folder, model, seed=42): return json.loads((folder/f'{model}-small-s{
 def test_ladder(tiny, command):
     out = Path('out')
     status,text,err = command('ladder', '--data', tiny, '--models', 'resblock,fcn', '--epochs', 1, '--out', out)
-    assert status==0 and {o.name for o in out.ls()}=={'fcn-small-s42.json','resblock-small-s42.json','curves.png'}
+    left = {f'{n}-small-s42.{o}' for n in ('fcn','resblock') for o in ('json','pt')}
+    assert status==0 and {o.name for o in out.ls()}=={'curves.png', *left}
     for name in ('fcn','resblock'):
         rec = record(out, name)
         assert rec['complete'] and rec['model']==name and rec['settings']==dict(presize=32, resize=32, bs=16)
@@ -36,7 +37,7 @@ def test_ladder(tiny, command):
 
     # --resume keeps what is finished, also without its checkpoint; without --resume all is trained anew
     before = (out/'fcn-small-s42.json').stat().st_mtime_ns
-    shutil.rmtree('runs')
+    (out/'fcn-small-s42.pt').unlink()
     assert command('ladder', '--data', tiny, '--models', 'fcn', '--epochs', 1, '--out', out, '--resume')[0]==0
     assert (out/'fcn-small-s42.json').stat().st_mtime_ns==before
     history = record(out, 'fcn')['history']
@@ -55,7 +56,7 @@ def test_precision(tiny, command):
     assert status==1 and 'precision' in err and err.count('\n')==1
     file = Path('out')/'fcn-small-s42.json'   # as if made where another precision is the usual one
     file.write_text(file.read_text().replace('"precision": "bf16"', '"precision": "fp16"'))
-    shutil.rmtree('runs')
+    file.with_suffix('.pt').unlink()
     assert command(*args, 'bf16', '--resume')[0]==0 and record(Path('out'), 'fcn')['precision']=='bf16'
     status,_,err = command(*args, 'fp8')
     assert status==1 and "'fp8'" in err and err.count('\n')==1
@@ -110,7 +111,7 @@ def test_ctrl_c_and_resume(tiny, command):
     p = subprocess.Popen([sys.executable,'-c','from resnet_course.cli import main; main()',*map(str,args)],
                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
     try:
-        while p.poll() is None and not Path('runs/out/resnet18-small-s42.pt').exists(): time.sleep(.01)
+        while p.poll() is None and not Path('out/resnet18-small-s42.pt').exists(): time.sleep(.01)
         assert p.poll() is None, p.communicate()
         os.killpg(p.pid, signal.SIGINT)
         _,err = p.communicate(timeout=120)
@@ -157,7 +158,7 @@ def test_errors_of_experiment(args, words, command):
 def test_train(tiny, command):
     args = ['train','--recipe','tiny','--model','fcn','--data',tiny,'--epochs',1,'--size',40,'--seed',3,'--out','out']
     status,text,_ = command(*args)
-    assert status==0 and {o.name for o in Path('out').ls()}=={'fcn-tiny-s3.json','fcn-tiny-s3.safetensors','curves.png'}
+    assert status==0 and {o.name for o in Path('out').ls()}=={'curves.png', *(f'fcn-tiny-s3.{o}' for o in ('json','pt','safetensors'))}
     rec = json.loads(Path('out/fcn-tiny-s3.json').read_text())
     assert rec['complete'] and (rec['size'],rec['epochs'],rec['settings']['presize'])==(40,1,50)
     assert f"{rec['accuracy']:.1%}" in text
@@ -216,6 +217,14 @@ def test_reproduce_says_what_differs(tiny, command, a_record):
     assert status==0 and err.startswith('warning: ') and 'torch 1.0 (here ' in err and err.count('\n')==1
     assert 'fastai' not in err and '+10.00 points' in text
 
+def test_reproduce_in_another_precision(tiny, command, a_record):
+    "As one must where the record's is not to be had"
+    file,rec = a_record
+    other = 'bf16' if rec['precision']=='fp32' else 'fp32'
+    status,_,err = command('reproduce', file, '--data', tiny, '--precision', other)
+    assert status==0 and f"precision {rec['precision']} (here {other})" in err and err.count('\n')==1
+    assert json.loads((Path('runs/reproduce')/file.name).read_text())['precision']==other
+
 def test_errors_of_reproduce(tiny, command, a_record):
     file,rec = a_record
     def error(*args):
@@ -228,6 +237,8 @@ def test_errors_of_reproduce(tiny, command, a_record):
         return error('a.json', '--data', tiny)
     other = make_sample(Path('other'), n_train=48, n_val=24, size=32, seed=1)
     assert all(w in error(file, '--data', other) for w in ('other', rec['data']['fingerprint'], '--data'))
+    Path('a.json').write_text(json.dumps(dict(rec, data=dict(rec['data'], name='cats'))))
+    assert all(w in error('a.json') for w in ("one's own (cats)", '--data'))   # and Imagenette is not fetched
     assert 'nowhere.json is no record' in error('nowhere.json')
     Path('b.json').write_text('{'); assert 'b.json is no record' in error('b.json')
     Path('b.json').write_text('{"rows":[], "command":"resnet_course bench"}')
@@ -256,6 +267,13 @@ def test_doctor_lists_broken_photos(command):
     for f in bad: f.write_text('x')
     status,out,_ = command('doctor', '--data', path)
     assert status==1 and '2 wrong' in out and all(str(f) in out for f in bad)
+
+def test_a_name_that_cannot_be_printed(tmp_path):
+    path = photo_set(tmp_path/'set')
+    with open(os.fsencode(path)+b'/train/cat/\xff.jpg', 'w') as f: f.write('x')
+    p = subprocess.run([sys.executable,'-c','from resnet_course.cli import main; main()','doctor','--data',path],
+                       env=os.environ|dict(PYTHONIOENCODING='utf-8:strict'), capture_output=True, text=True)
+    assert p.returncode==1 and '1 wrong' in p.stdout and 'udcff.jpg' in p.stdout and 'Traceback' not in p.stderr
 
 @pytest.mark.parametrize('folder', ['nowhere','.'])
 def test_doctor_and_a_folder_that_is_no_set(command, folder):

@@ -23,9 +23,9 @@ def outcome(rec):
 
 def ctrl_c(*args):
     "A class of callbacks, as `defaults.callbacks` has them, that press Ctrl-C where `args` say"
-    class Stop(CtrlC):
+    class Pressed(CtrlC):
         def __init__(self): super().__init__(*args)
-    return Stop
+    return Pressed
 
 def steps(path, r, seed=42):
     "The weights and the losses after the first epoch"
@@ -72,7 +72,7 @@ def test_weight_decay_spares_batch_norm_and_bias(drawn):
 @pytest.mark.parametrize('change, words', [(dict(opt='rangers'), ["no opt 'rangers'", 'ranger']),
     (dict(act='Relu'), ["no act 'Relu'", 'ReLU']), (dict(down='pool'), ["no down 'pool'"]),
     (dict(schedule='cosine'), ['schedule']), (dict(flip='both'), ['flip']), (dict(val='all'), ['val']),
-    (dict(epochs=0), ['0 epochs']), (dict(bs=0), ['bs 0']), (dict(presize=0), ['presize 0']),
+    (dict(epochs=0), ['0 epochs']), (dict(bs=1), ['bs 1', '2 photos']), (dict(presize=0), ['presize 0']),
     (dict(size=16), ['size 16', '32']), (dict(start_size=64), ['start_size 64']),
     (dict(min_scale=None, flip='alternating'), ["chapter 14's"]),
     (dict(min_scale=None, start_size=16), ["chapter 14's"])])
@@ -111,7 +111,7 @@ def test_the_record(drawn):
     assert rec['views']['whole']==rec['accuracy'] and 0<=rec['accuracy_tta']<=1
     assert rec['params']==sum(p.numel() for p in recipe_net(full, 10).parameters())   # the average's are not counted
     assert rec==json.loads(Path('out/resblock-full-s3.json').read_text())
-    state = torch.load('runs/out/resblock-full-s3.pt', weights_only=True)['model']
+    state = torch.load('out/resblock-full-s3.pt', weights_only=True)['model']
     for k,o in load_trained('out/resblock-full-s3.safetensors').net.state_dict().items():
         assert (o==state[f'average.{k}']).all(), k   # and it is the average that is kept
     rec = train(drawn, recipe('tiny'), 'fcn', epochs=1, size=48, out='out', precision='fp32')
@@ -148,6 +148,21 @@ def test_old_weights_go_before_a_new_run(drawn, monkeypatch):
         with pytest.raises(KeyboardInterrupt): run(drawn)
     assert not Path(f'out/{stem}.safetensors').exists()
 
+def test_a_refused_run_leaves_the_old_weights(drawn):
+    run(drawn)
+    weights = Path(f'out/{stem}.safetensors')
+    before = weights.read_bytes()
+    with pytest.raises(Exception) as e: run(drawn, epochs=4, resume=True)
+    assert one_line(e, 'of another run') and weights.read_bytes()==before
+
+def test_what_fastai_does_with_the_classes(drawn):
+    "A list of them fastai would take for several vocabularies"
+    learn = recipe_learner(drawn, base, precision='fp32')
+    with learn.no_bar(), learn.no_logging():
+        assert ClassificationInterpretation.from_learner(learn).confusion_matrix().shape==(10,10)
+        with pytest.raises(Exception) as e: learn.predict(get_image_files(drawn)[0])
+    assert one_line(e, '`Trained`')
+
 def test_a_net_of_ones_own(drawn):
     def two_layers(n):
         return nn.Sequential(ConvLayer(3,8,stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8,n))
@@ -163,6 +178,10 @@ def test_a_net_of_ones_own(drawn):
     assert one_line(e, file, 'another net than two_layers', '`model`')
     with pytest.raises(Exception) as e: run(drawn, base, model=partial(get_fcn, widths=(8,8)))
     assert one_line(e, 'partial', 'no name')
+    with pytest.raises(Exception) as e: run(drawn, base, model=lambda n: two_layers(n))
+    assert one_line(e, 'no name')
+    with pytest.raises(Exception) as e: run(drawn, 'tiny')
+    assert one_line(e, "'tiny'", '`recipe(name)`')
 
 @pytest.mark.parametrize('text', ['', '{"complete":', '[]'])
 def test_a_damaged_record(drawn, text):
@@ -193,6 +212,7 @@ def test_own_photos():
     got = trained.predict(files)
     assert trained.classes==['ant','bee','cat'] and list(got.index)==files and set(got['class'])<=set(trained.classes)
     assert np.isclose((got['class']==[f.parent.name for f in files]).mean(), rec['accuracy'])
+    assert trained.predict(o for o in files).equals(got)
     one = trained.predict(str(files[4]))
     assert one['class'].item()==got['class'].iloc[4]
     assert np.isclose(one.probability.item(), got.probability.iloc[4], atol=1e-5)

@@ -1,13 +1,14 @@
 "A run's record and checkpoint: stopped anywhere and resumed, a run ends as if it had not been stopped"
-import signal, stat, subprocess
+import errno, shutil, signal, stat, subprocess
 import pytest, resnet_course, torch
 from fastai.vision.all import *
 from resnet_course import training
 from resnet_course.data import fingerprint, get_data
-from resnet_course.training import commit, fit_seconds, measured_fit, results, save_json, summary, write_whole
+from resnet_course.training import (commit, fit_seconds, load_json, measured_fit, results, save_json, summary, versions,
+    write_whole)
 from conftest import CtrlC, one_line, photo_set, tiny_learner
 
-file,ckpt,epochs = Path('out/fcn-small-s42.json'),Path('runs/out/fcn-small-s42.pt'),3   # of 4 batches
+file,ckpt,epochs = Path('out/fcn-small-s42.json'),Path('out/fcn-small-s42.pt'),3   # of 4 batches
 
 def run(path, *cbs, resume=False, epochs=epochs, seed=42, precision='fp32', **about):
     learn = tiny_learner(path, precision, seed, cbs=cbs)
@@ -156,6 +157,24 @@ def test_the_checkpoint_of_other_photos(drawn):
     with pytest.raises(Exception) as e: run(photo_set(Path('mine'), n=10), resume=True)
     assert one_line(e, ckpt, 'data')
 
+def test_the_same_run_in_other_words(drawn, whole):
+    "Another command, another name of the folder: the same photos, and so the same run"
+    with pytest.raises(KeyboardInterrupt): run(drawn, CtrlC('before_batch',1,6))
+    shutil.copytree(drawn, 'moved')
+    (Path('moved')/'sample.json').unlink()   # else it is called the sample still
+    got = outcome(*run(Path('moved'), resume=True, command='in other words'))
+    assert got=={k:v for k,v in whole.items() if k!='rec'}
+
+def test_the_checkpoint_lies_beside_the_record(drawn, monkeypatch):
+    "And is found from another place"
+    def fit(resume):
+        return measured_fit(tiny_learner(drawn), 2, 1e-2, out, resume, model='fcn', recipe='small', size=32, seed=42)
+    out = Path('a/out/fcn-small-s42.json').absolute()
+    first = fit(False)
+    Path('elsewhere').mkdir()
+    monkeypatch.chdir('elsewhere')
+    assert out.with_suffix('.pt').exists() and fit(True)==first and not Path().ls()
+
 # --- files ------------------------------------------------------------------------------------------------------
 def test_a_failed_write_leaves_the_old_file(tmp_path):
     f = tmp_path/'new folder'/'a.json'
@@ -167,6 +186,45 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
         with pytest.raises(error):
             with write_whole(f) as o: o.write('half'); raise error
     assert f.read_bytes()==old and f.parent.ls()==[f]
+
+def test_a_file_that_someone_has_open(tmp_path, monkeypatch):
+    "On Windows a file cannot be replaced while another program reads it; most are soon done"
+    f,tries,replace = tmp_path/'a.json',[],os.replace
+    def busy(*args):
+        tries.append(1)
+        if len(tries)<=patience: raise PermissionError('in use')
+        replace(*args)
+    monkeypatch.setattr(os, 'replace', busy)
+    monkeypatch.setattr(time, 'sleep', noop)
+    patience = 2
+    save_json(f, dict(a=1))
+    assert load_json(f)==dict(a=1) and len(tries)==3
+    patience = 99
+    with pytest.raises(PermissionError): save_json(f, dict(a=2))
+    assert load_json(f)==dict(a=1) and tmp_path.ls()==[f]
+
+def test_a_full_disk_at_the_checkpoint(drawn, monkeypatch):
+    "torch hides the reason behind its own"
+    def full(*args):
+        try: raise OSError(errno.ENOSPC, 'No space left on device')
+        except OSError: raise RuntimeError('unexpected pos')
+    monkeypatch.setattr(torch, 'save', full)
+    with pytest.raises(OSError, match='No space'): run(drawn)
+    assert not ckpt.exists() and json.loads(file.read_text())['history']
+
+def test_a_place_that_cannot_be_written_is_named_before_the_first_epoch(drawn):
+    Path('out').write_text('a file')
+    with pytest.raises(OSError, match='out'): run(drawn, CtrlC('before_epoch',0))
+
+def test_a_package_without_metadata(monkeypatch):
+    def missing(name): raise training.PackageNotFoundError(name)
+    monkeypatch.setattr(training, 'version', missing)
+    assert versions()['pillow']=='not installed'
+
+def test_results_are_of_runs_only(drawn):
+    run(drawn, epochs=1)
+    save_json(Path('out/bench.json'), dict(name='bench', rows=[]))
+    assert len(results('out'))==1
 
 def test_others_may_read_what_is_written(tmp_path):
     save_json(tmp_path/'a', 1); (tmp_path/'b').write_text('1')
