@@ -272,7 +272,7 @@ class AheadDL(TfmdDL):
         super().__init__(dataset, bs=bs, **{**kwargs, 'num_workers':0})
     def new(self, dataset=None, cls=None, **kwargs):
         if dataset is not None and not hasattr(dataset, 'batch'):   # `learn.predict` and `dls.test_dl` ask for that
-            raise CourseError("these loaders have the photos of their own folder only: for others take `Trained` of lesson 09")
+            raise CourseError("these loaders have their own folder's photos only: for others take lesson 09's `Trained`")
         return super().new(dataset, cls, **{'ahead':self.ahead, **kwargs})
     def create_batches(self, idxs):
         seed,started = self.rng.getrandbits(64),deque()
