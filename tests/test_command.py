@@ -46,6 +46,11 @@ def test_ladder(tiny, command):
     again = record(out, 'fcn')['history']
     assert [{**o,'seconds':0} for o in again]==[{**o,'seconds':0} for o in history]   # the same seed, the same numbers
 
+@pytest.mark.parametrize('seed', [-1, 2**32])
+def test_a_seed_out_of_range(tiny, command, seed):
+    status,_,err = command('ladder', '--data', tiny, '--seed', seed)
+    assert status==2 and '--seed' in err and 'or equal to' in err and not Path('runs').exists()
+
 def test_precision(tiny, command):
     args = ['ladder','--data',tiny,'--models','fcn','--epochs',1,'--out','out','--precision']
     for precision in ('fp32','bf16'): # which differ in the numbers, so that a run of one is none of the other

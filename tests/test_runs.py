@@ -221,6 +221,12 @@ def test_a_package_without_metadata(monkeypatch):
     monkeypatch.setattr(training, 'version', missing)
     assert versions()['pillow']=='not installed'
 
+def test_a_net_without_convolutions(drawn):
+    dls = get_data(drawn, presize=32, resize=32, bs=16)
+    learn = training.get_learner(dls, nn.Sequential(nn.Flatten(), nn.Linear(3*32*32, 10)), 'fp32')
+    rec = measured_fit(learn, 1, 1e-3, file, model='linear', recipe='small', size=32, seed=42)
+    assert rec['macs']==3*32*32*10
+
 def test_results_are_of_runs_only(drawn):
     run(drawn, epochs=1)
     save_json(Path('out/bench.json'), dict(name='bench', rows=[]))
