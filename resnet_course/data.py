@@ -356,8 +356,9 @@ def fingerprint(
     "Changes when a photo changes, comes, goes or moves to another class or split; not with dates or the folder's name"
     path,h = Path(path),hashlib.sha256()
     folders = [path/s for s in ('train','val','test') if (path/s).is_dir()] or [path]
-    files = [path] if path.is_file() else L(folders).map(get_files, extensions={*image_extensions,'.gz'}).concat()
-    for f in files.sorted(lambda o: o.relative_to(path).parts) if path.is_dir() else files:   # on Windows, too
+    files = L(folders).map(get_files, extensions={*image_extensions,'.gz'}).concat()
+    files = files.sorted(lambda o: o.relative_to(path).parts)   # with capitals first on Windows, too
+    for f in [path] if path.is_file() else files:
         h.update(f'{f.relative_to(path).as_posix()}\0{f.stat().st_size}\0'.encode(errors='surrogateescape'))
         h.update(f.read_bytes())
     return h.hexdigest()[:16]
