@@ -1,10 +1,10 @@
 """Answers to the exercises, right ones and wrong ones, with a few words that the check should say of each wrong one.
 They are written as learners write them: with other names and means than the library's, a wrong one with a mistake"""
 from fastai.vision.all import *
-from resnet_course.bottleneck import Bottleneck
 from resnet_course.fcn import fcn_block, get_fcn
 from resnet_course.resblock import ResBlock
 from resnet_course.resnet import ResNet, resnet18, resnet_stem
+from resnet_course.bottleneck import Bottleneck
 
 rights,wrongs = [],[]   # (exercise, answers), (exercise, words, answers); answers by position or by name
 

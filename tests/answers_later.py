@@ -2,8 +2,10 @@
 import shutil, tempfile
 from io import BytesIO
 from fastai.vision.all import *
-from resnet_course.classics import PreActBlock, copy_weights
-from resnet_course.degradation import CifarBlock, PadChannels, PadCrop, cifar_resnet
+from resnet_course.kit.arrays import PadCrop
+from resnet_course.degradation import cifar_resnet, CifarBlock, PadChannels
+from resnet_course.classics import copy_weights
+from resnet_course.preact import PreActBlock
 from answers import block, branch, right, strided, wrong
 
 # 06: shortcut A
@@ -481,7 +483,7 @@ for words,kw in {
 wrong('preact', '`stride` is not used', lambda ni,nf,stride: PreAct(ni, nf))
 wrong('preact', 'that is v1', block(partial(branch, gamma=1), strided))
 wrong('preact', "the library's own", type('Mine', (PreActBlock,), {}))
-wrong('preact', 'that is the one of resnet_course.classics', PreActBlock)
+wrong('preact', 'that is the one of resnet_course.preact', PreActBlock)
 wrong('preact', 'hand in the class', PreAct(8, 8))
 
 # 07: softmax twice

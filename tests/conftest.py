@@ -8,9 +8,11 @@ for k in ('IN_TEST','RESNET_COURSE_DATA','LONG'): os.environ.pop(k, None)
 import pytest, torch
 from fastai.vision.all import *
 from PIL import Image
-from resnet_course.data import CourseError, get_data, make_sample
-from resnet_course.fcn import get_fcn
+from resnet_course.kit.files import CourseError
+from resnet_course.kit.sample import make_sample
+from resnet_course.data import get_data
 from resnet_course.training import get_learner
+from resnet_course.fcn import get_fcn
 
 def pytest_sessionfinish(): shutil.rmtree(home, ignore_errors=True)
 

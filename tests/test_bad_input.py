@@ -6,11 +6,13 @@ from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
 from fastai.vision.all import *
 from PIL import Image
 from resnet_course import data
-from resnet_course.data import (Photo, broken_images, course_path, data_name, fingerprint, get_data, load_arrays,
-                                make_sample, run_settings)
-from resnet_course.classics import signs_dls
-from resnet_course.fcn import get_fcn
+from resnet_course.kit.sample import make_sample
+from resnet_course.kit.photos import broken_images, data_name, fingerprint, Photo
+from resnet_course.kit.arrays import load_arrays
+from resnet_course.data import course_path, get_data, run_settings
 from resnet_course.training import get_learner
+from resnet_course.fcn import get_fcn
+from resnet_course.keras_net import signs_dls
 from conftest import one_line, photo, photo_set, tiny_learner
 
 def get(path, bs=4): return get_data(path, presize=32, resize=32, bs=bs)
@@ -190,7 +192,7 @@ def test_a_full_disk_leaves_no_half_sample(tmp_path, monkeypatch, n):
     assert len(get_image_files(make_sample(tmp_path/'sub'/'set', n, n, 32)))==2*n
 
 def test_two_processes_draw_one_sample(tmp_path, drawn):
-    code = f"from resnet_course.data import *; print(fingerprint(make_sample({str(tmp_path/'set')!r}, 64, 24, 32)))"
+    code = f"from resnet_course.kit.photos import fingerprint; from resnet_course.kit.sample import make_sample; from pathlib import Path; print(fingerprint(make_sample({str(tmp_path/'set')!r}, 64, 24, 32)))"
     ps = [subprocess.Popen([sys.executable,'-W','ignore','-c',code], text=True,
                            stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)]
     outs = [p.communicate() for p in ps]

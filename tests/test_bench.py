@@ -2,10 +2,10 @@
 import json, sys
 import pytest, torch
 from fastai.vision.all import *
-from resnet_course import speed
+from resnet_course import bench as benchmark
+from resnet_course.kit.timing import peak_memory
 from resnet_course.fcn import get_fcn
-from resnet_course.speed import *
-from resnet_course.speed import _Pace
+from resnet_course.bench import _Pace, bench, bench_results, bench_table, bench_targets
 from conftest import one_line, photo_set, tiny_learner
 
 @pytest.fixture(scope='module')
@@ -72,11 +72,11 @@ def test_photos_of_more_classes_than_ten(tmp_path, monkeypatch):
     "And no more than a thousand, so that the bench makes its own steps"
     names = [f'c{i:02d}' for i in range(12)]
     path = photo_set(tmp_path/'many', names, names, n=2)
-    monkeypatch.setattr(speed._Bench, 'fitted', lambda self, what, steps, work: iter([(what, work, steps)]))
-    *_,(what,work,steps) = speed._Bench(path, 1, True).growth()
+    monkeypatch.setattr(benchmark._Bench, 'fitted', lambda self, what, steps, work: iter([(what, work, steps)]))
+    *_,(what,work,steps) = benchmark._Bench(path, 1, True).growth()
     assert (what, work, list(steps))==('data', [6,24], ['6 photos','24 photos'])
     for f in steps.values(): f()
-    speed._short_epoch(path, True)
+    benchmark._short_epoch(path, True)
 
 def test_tables_and_targets(records):
     for rec in records[1].values():
@@ -87,7 +87,7 @@ def test_tables_and_targets(records):
 
 def test_resume(records, monkeypatch, drawn):
     out,recs = records
-    monkeypatch.setattr(speed, 'machine_peaks', lambda *_: 1/0)
+    monkeypatch.setattr(benchmark, 'machine_peaks', lambda *_: 1/0)
     assert bench('cd', drawn, repeats=1, out=out, quick=True, resume=True)=={k:recs[k] for k in ('loading','limits')}
     with pytest.raises(ZeroDivisionError): bench('d', drawn, repeats=1, out=out, quick=True)
     for other in (dict(repeats=2, quick=True), dict(repeats=1, quick=False)):   # it is of another bench
@@ -95,8 +95,8 @@ def test_resume(records, monkeypatch, drawn):
     assert bench_results(out)==recs   # the old record is still whole
 
 def test_a_part_that_fails_keeps_the_finished_ones(drawn, monkeypatch):
-    monkeypatch.setattr(speed._Bench, 'memory', lambda self: iter([row('a', 1.)]))
-    monkeypatch.setattr(speed._Bench, 'growth', lambda self: iter([1/0]))
+    monkeypatch.setattr(benchmark._Bench, 'memory', lambda self: iter([row('a', 1.)]))
+    monkeypatch.setattr(benchmark._Bench, 'growth', lambda self: iter([1/0]))
     with pytest.raises(ZeroDivisionError): bench('ef', drawn, out='b', quick=True)
     assert [o.name for o in Path('b').ls()]==['e-memory.json']
 
@@ -106,7 +106,7 @@ def test_unknown_part():
 
 def test_without_timm(drawn, monkeypatch, capsys):
     for o in ('timm','timm.data'): monkeypatch.setitem(sys.modules, o, None)
-    assert not [k for k in speed._Bench(drawn, 1, True).loaders() if 'timm' in k]
+    assert not [k for k in benchmark._Bench(drawn, 1, True).loaders() if 'timm' in k]
     assert 'timm is not installed' in capsys.readouterr().out
 
 def test_memory():
@@ -124,7 +124,7 @@ def test_memory():
 
 def test_memory_part(drawn):
     pytest.importorskip('psutil')
-    d = {r['what']:r['median'] for r in speed._Bench(drawn, 1, True).memory()}
+    d = {r['what']:r['median'] for r in benchmark._Bench(drawn, 1, True).memory()}
     assert list(d)==['chapter 14 as printed','course','cache of photos']
     assert .2<d['chapter 14 as printed']<5 and .2<d['course']<5 and 0<d['cache of photos']<.01
 
@@ -135,7 +135,7 @@ def test_memory_without_psutil(monkeypatch, capsys):
 def test_pace(monkeypatch, drawn):
     "The first batch does not count; a phase ends when its time is over"
     now = [0.]
-    monkeypatch.setattr(speed.time, 'perf_counter', lambda: now[0])
+    monkeypatch.setattr(time, 'perf_counter', lambda: now[0])
     def run(limit, seconds):
         pace = _Pace(limit)
         pace.begin()
@@ -156,7 +156,7 @@ class Wait(nn.Module):
 
 def test_an_epochs_seconds(drawn):
     "A net that waits 0.1 s a batch of 16: 6.25 ms an image, whoever trains it"
-    b = speed._Bench(drawn, 1, True)
+    b = benchmark._Bench(drawn, 1, True)
     for what,dls in b.loaders().items():
         train,valid = b.epoch(what, dls, Wait(.1))
         assert .1<train*16<.4 and 0<valid, what
@@ -169,7 +169,7 @@ def test_compiled(error, drawn, monkeypatch, capsys):
         seen.append(args)
         if error: raise error
     monkeypatch.setattr(nn.Module, 'compile', lambda self: self.register_forward_pre_hook(hook))
-    b = speed._Bench(drawn, 1, True)
+    b = benchmark._Bench(drawn, 1, True)
     step = b.compiled(get_fcn(10, widths=(8,)), lambda m: torch.optim.SGD(m.parameters(), lr=.1), b.batch(16, 2))
     assert seen and (step is None)==bool(error)
     assert ('its row is left out' in capsys.readouterr().out)==bool(error)

@@ -5,12 +5,15 @@ from fastai.vision.all import *
 from PIL import Image
 from scipy.stats import ks_2samp
 from torchvision.transforms.v2 import functional as TF
-from resnet_course import speed
-from resnet_course.data import Photo, get_data, photos_by_class
+from resnet_course import loading
+from resnet_course.kit import photos
+from resnet_course.kit.photos import decode_photo, load_photo, Photo, photos_by_class
+from resnet_course.kit.runs import fit_seconds, measured_fit
+from resnet_course.data import get_data
+from resnet_course.training import get_learner
 from resnet_course.fcn import get_fcn
-from resnet_course.speed import *
-from resnet_course.speed import _mark
-from resnet_course.training import fit_seconds, get_learner, measured_fit
+from resnet_course.loading import (_mark, cached_chapter_data, cached_data, cached_photos, center_squares,
+                                   PhotoCache, PhotoCrops, PhotoFiles, random_crops, random_squares)
 from conftest import CtrlC, one_line, photo_set
 
 small = dict(presize=24, resize=16, bs=16)
@@ -28,7 +31,7 @@ def noise(file, size=(40,30), mode='RGB', seed=0, **kwargs):
 def unread(monkeypatch):
     "From now on nothing is decoded"
     def fail(*args): raise AssertionError('decoded')
-    monkeypatch.setattr(speed, 'decode_photo', fail)
+    monkeypatch.setattr(photos, 'decode_photo', fail)
 
 @pytest.fixture
 def path(tmp_path):
@@ -130,18 +133,19 @@ def test_other_files_of_the_folder(path):
 script = """
 import sys, time
 from pathlib import Path
-from resnet_course import speed
-from resnet_course.data import photos_by_class
+from resnet_course import loading
+from resnet_course.kit import photos
+from resnet_course.kit.photos import photos_by_class
 path,mode = Path(sys.argv[1]),sys.argv[2]
-load = speed.load_photo
+load = loading.load_photo
 def slow(f, presize):
     time.sleep(.05)
     if mode=='hang' and f.name=='3.jpg': print('hangs', flush=True); time.sleep(100)
     return load(f, presize)
-speed.load_photo = slow
+loading.load_photo = slow
 files = [f for s in photos_by_class(path).values() for fs in s.values() for f in fs]
-a = speed.cached_photos(path, files, 24, Path('cache'))
-assert isinstance(a, speed.PhotoCache) and all((x==load(f, 24)).all() for x,f in zip(a, files, strict=True))
+a = loading.cached_photos(path, files, 24, Path('cache'))
+assert isinstance(a, loading.PhotoCache) and all((x==load(f, 24)).all() for x,f in zip(a, files, strict=True))
 """
 def builder(path, mode):
     return subprocess.Popen([sys.executable, '-c', script, path, mode], stdout=subprocess.PIPE, text=True)
@@ -151,9 +155,9 @@ def test_two_builders_at_once(path):
     assert len(Path('cache').ls())==1 and same(photos_of(path), path)
 
 def test_two_threads_build_once(path, monkeypatch):
-    built,build = [],speed.build_cache
+    built,build = [],loading.build_cache
     def counted(*args): built.append(1); time.sleep(.1); build(*args)
-    monkeypatch.setattr(speed, 'build_cache', counted)
+    monkeypatch.setattr(loading, 'build_cache', counted)
     with ThreadPoolExecutor(2) as ex: res = list(ex.map(lambda _: same(photos_of(path), path), range(2)))
     assert res==[True,True] and built==[1]
 
@@ -186,7 +190,7 @@ def falls_back(path, capsys, *words):
 
 def test_little_room_is_seen_first(path, capsys, monkeypatch):
     monkeypatch.setattr(shutil, 'disk_usage', lambda _: types.SimpleNamespace(free=1000))
-    monkeypatch.setattr(speed, 'build_cache', lambda *_: 1/0)
+    monkeypatch.setattr(loading, 'build_cache', lambda *_: 1/0)
     falls_back(path, capsys, 'GB are free')
 
 def test_the_disk_fills_up(path, capsys, monkeypatch):
@@ -200,13 +204,13 @@ def test_the_disk_fills_up(path, capsys, monkeypatch):
     @contextmanager
     def write_whole(*args):
         with real(*args) as f: yield Full(f)
-    real = speed.write_whole
-    monkeypatch.setattr(speed, 'write_whole', write_whole)
+    real = loading.write_whole
+    monkeypatch.setattr(loading, 'write_whole', write_whole)
     falls_back(path, capsys, 'No space left on device')
 
 def test_read_only_folder(path, capsys, monkeypatch):
     def denied(*_): raise PermissionError(errno.EACCES, 'Permission denied')
-    monkeypatch.setattr(speed, 'write_whole', denied)
+    monkeypatch.setattr(loading, 'write_whole', denied)
     falls_back(path, capsys, 'Permission denied')
 def test_folder_that_cannot_be_made(path, capsys):
     Path('cache').touch()
@@ -477,7 +481,7 @@ def test_stopped_and_resumed(drawn, at, batch):
 
 def test_a_home_that_cannot_be_written(drawn, monkeypatch, capsys):
     def fail(_): raise PermissionError(13, 'Permission denied')
-    monkeypatch.setattr(speed, 'fastai_path', fail)
+    monkeypatch.setattr(loading, 'fastai_path', fail)
     assert isinstance(cached_photos(drawn, get_image_files(drawn), 24), PhotoFiles)
     assert capsys.readouterr().out.startswith('No cache in FASTAI_HOME (Permission denied): photos are decoded')
 

@@ -4,7 +4,8 @@ import pytest, torch
 from fastai.vision.all import *
 from PIL import Image
 from resnet_course import cli, data, recipe as recipes
-from resnet_course.data import CourseError, make_sample
+from resnet_course.kit.files import CourseError
+from resnet_course.kit.sample import make_sample
 from conftest import photo_set
 
 @pytest.fixture(scope='module')

@@ -4,12 +4,13 @@ from copy import deepcopy
 from fastai.vision.all import *
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import top_k_accuracy_score
+from resnet_course.kit.costs import layer_costs
+from resnet_course.training import top_k_accuracy
 from resnet_course.resblock import ResBlock
-from resnet_course.bottleneck import Bottleneck, resnet50, resnet101, resnet152
 from resnet_course.resnet import ResNet, resnet18, resnet34
-from resnet_course.training import layer_costs, top_k_accuracy
+from resnet_course.bottleneck import Bottleneck, resnet101, resnet152, resnet50
 from resnet_course.classics import (BasicBlock, BottleneckB, BottleneckV1, copy_weights, from_timm, plain_resnet,
-    plain_stem, resnet_b, resnet_layers, resnet_v1, to_timm)
+                                    plain_stem, resnet_b, resnet_layers, resnet_v1, to_timm)
 from conftest import norms, one_line, randomise_bn
 
 nets = {18:resnet18, 34:resnet34, 50:resnet50, 101:resnet101, 152:resnet152}

@@ -5,16 +5,25 @@ from fastai.vision.all import *
 from copy import deepcopy
 from dataclasses import replace
 from itertools import pairwise
-from resnet_course import cli, interpret
-from resnet_course.bottleneck import resnet50
-from resnet_course.classics import d2l_resnet18, keras_resnet50, preact_resnet, resnet_b, resnet_v1
-from resnet_course.data import get_data, load_arrays, make_sample
-from resnet_course.degradation import array_dls, cifar_resnet, degradation_experiment
+from resnet_course import cli, interpret, landscape
+from resnet_course.kit.sample import make_sample
+from resnet_course.kit.arrays import array_dls, load_arrays
+from resnet_course.kit.results import results
+from resnet_course.data import get_data
+from resnet_course.training import get_learner
 from resnet_course.fcn import get_fcn
-from resnet_course.interpret import *
 from resnet_course.resnet import resnet18
-from resnet_course.speed import cached_data, speed_up
-from resnet_course.training import get_learner, results
+from resnet_course.bottleneck import resnet50
+from resnet_course.degradation import cifar_resnet, degradation_experiment
+from resnet_course.classics import resnet_b, resnet_v1
+from resnet_course.d2l import d2l_resnet18
+from resnet_course.keras_net import keras_resnet50
+from resnet_course.preact import preact_resnet
+from resnet_course.loading import cached_data
+from resnet_course.speed import speed_up
+from resnet_course.landscape import (filter_direction, fold_norms, Inspection, landscape_experiment, mean_loss,
+                                     plot_surfaces, surface)
+from resnet_course.interpret import accuracy_by_size, class_maps, show_map, sizes_experiment
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 from conftest import one_line, randomise_bn, tiny_learner
@@ -166,7 +175,7 @@ def test_stopped_and_resumed(n, monkeypatch):
         if len(calls)==n: raise Stop
         calls.append(1)
         return mean_loss(*args, **kwargs)
-    monkeypatch.setattr(interpret, 'mean_loss', counted)
+    monkeypatch.setattr(landscape, 'mean_loss', counted)
     with pytest.raises(Stop): surf(about=dict(model='m'))
     if n:
         rec = json.loads(file.read_text())
@@ -174,7 +183,7 @@ def test_stopped_and_resumed(n, monkeypatch):
         assert rec['surface']['losses'][0][:n]==whole['surface']['losses'][0][:n]
     else: assert not file.exists()
     del calls[:]
-    monkeypatch.setattr(interpret, 'mean_loss', lambda *args, **kwargs: calls.append(1) or mean_loss(*args, **kwargs))
+    monkeypatch.setattr(landscape, 'mean_loss', lambda *args, **kwargs: calls.append(1) or mean_loss(*args, **kwargs))
     rec = surf(about=dict(model='m'))
     assert len(calls)==6-n and rec['complete'] and rec['surface']['losses']==whole['surface']['losses']
     assert json.loads(file.read_text())==rec
@@ -280,7 +289,7 @@ def test_the_landscape_experiment(monkeypatch, tmp_path):
     assert {k:getattr(landscape_experiment,k) for k in ('nets','epochs','lr','data','loaders','recipe','fit')} == \
            {k:getattr(degradation_experiment,k) for k in ('nets','epochs','lr','data','loaders','recipe','fit')}
     monkeypatch.setenv('RESNET_COURSE_CIFAR10', str(make_sample(tmp_path/'drawn', n_train=60, n_val=20, size=32)))
-    monkeypatch.setattr(interpret, 'surface', partial(shrunk, interpret.surface))
+    monkeypatch.setattr(landscape, 'surface', partial(shrunk, landscape.surface))
     exp = replace(landscape_experiment, epochs=1, nets=dict(tiny=partial(cifar_resnet, 8, True, 'A')))
     rec = exp.run('tiny', out=Path('out/landscape'))
     assert rec['complete'] and rec['surface']['images']==60
@@ -296,16 +305,16 @@ def test_the_landscape_experiment(monkeypatch, tmp_path):
 def test_by_the_command(monkeypatch, tmp_path):
     "An `Inspection` does whatever the command asks of an `Experiment`, and goes on with a picture that was stopped"
     monkeypatch.setenv('RESNET_COURSE_CIFAR10', str(make_sample(tmp_path/'drawn', n_train=60, n_val=20, size=32)))
-    monkeypatch.setattr(interpret, 'surface', partial(shrunk, interpret.surface))
-    monkeypatch.setitem(cli.experiments, 'landscape', 'interpret')
-    monkeypatch.setattr(interpret, 'landscape_experiment',
+    monkeypatch.setattr(landscape, 'surface', partial(shrunk, landscape.surface))
+    monkeypatch.setitem(cli.experiments, 'landscape', 'landscape')
+    monkeypatch.setattr(landscape, 'landscape_experiment',
         replace(landscape_experiment, nets=dict(tiny=partial(cifar_resnet, 8, True, 'A'))))
     def stopped(*args): raise KeyboardInterrupt
-    monkeypatch.setattr(interpret, 'mean_loss', stopped)
+    monkeypatch.setattr(landscape, 'mean_loss', stopped)
     args = ['experiment','landscape','--epochs','1','--out','out/landscape']
     res = CliRunner().invoke(cli.app, args)
     assert res.exit_code==130 and '--resume goes on' in res.output and not list(Path('out/landscape').glob('*.json'))
-    monkeypatch.setattr(interpret, 'mean_loss', mean_loss)
+    monkeypatch.setattr(landscape, 'mean_loss', mean_loss)
     monkeypatch.setattr(Learner, 'fit', None)   # nothing is trained again
     res = CliRunner().invoke(cli.app, [*args,'--resume'])
     assert res.exit_code==0 and 'tiny' in res.output and Path('out/landscape/curves.png').exists()

@@ -5,8 +5,8 @@ import keras, numpy as np, pytest, torch, torchvision
 from functools import lru_cache
 from fastai.vision.all import *
 from keras import layers as kl
-from resnet_course.classics import (Residual, resnet_block, d2l_resnet18, identity_block, convolutional_block,
-                                    keras_resnet50)
+from resnet_course.d2l import d2l_resnet18, Residual, resnet_block
+from resnet_course.keras_net import convolutional_block, identity_block, keras_resnet50
 from conftest import norms, one_line, randomise_bn
 
 @pytest.fixture(autouse=True)

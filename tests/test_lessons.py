@@ -10,7 +10,7 @@ def in_words(seconds):
     n = round(seconds/30)/2
     return f"{n:g} minute{'s'*(n>1)}"
 
-@pytest.mark.parametrize('name', [o.stem for o in sorted((top/'nbs').glob('[01]*.ipynb'))])
+@pytest.mark.parametrize('name', [o.stem for o in sorted((top/'nbs').glob('[0-9]*.ipynb'))])
 def test_time(name):
     rec = json.loads((top/f'results/lessons/{name}.json').read_text(encoding='utf-8'))
     cells = json.loads((top/f'nbs/{name}.ipynb').read_text(encoding='utf-8'))['cells']
@@ -19,7 +19,7 @@ def test_time(name):
 
 draws = re.compile(r'^(_,axs? = |fig,axs? = |ax = |plot_\w+\(|show_images?\(|dls\.show_batch|draw_flow\()', re.M)
 
-@pytest.mark.parametrize('file', sorted((top/'nbs').glob('*.ipynb')), ids=lambda f: f.stem)
+@pytest.mark.parametrize('file', sorted((top/'nbs').rglob('*.ipynb')), ids=lambda f: f.stem)
 def test_cells_that_draw_keep_their_pictures(file):
     "An edit by a tool may lose them"
     for c in json.loads(file.read_text(encoding='utf-8'))['cells']:

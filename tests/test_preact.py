@@ -1,10 +1,11 @@
 "The pre-activation nets compute what timm's `resnetv2_*` do, and a net that is slightly wrong is noticed"
 import pytest, timm
 from fastai.vision.all import *
-from resnet_course.classics import PreActBlock, PreActBottleneck, copy_weights, preact_resnet, resnet_layers
-from resnet_course.data import CourseError
+from resnet_course.kit.files import CourseError
+from resnet_course.kit.costs import layer_costs
 from resnet_course.resnet import ResNet
-from resnet_course.training import layer_costs
+from resnet_course.classics import copy_weights, resnet_layers
+from resnet_course.preact import preact_resnet, PreActBlock, PreActBottleneck
 from conftest import randomise_bn
 from test_equality import differences, same, small
 

@@ -4,11 +4,11 @@ from types import SimpleNamespace
 import pytest, torch
 from fastai.vision.all import *
 from fastai.callback.fp16 import AMPMode, MixedPrecision
-from resnet_course.bottleneck import resnet50
+from resnet_course.training import choose_precision, CPUMixedPrecision, get_learner
 from resnet_course.fcn import get_fcn
 from resnet_course.resblock import ResBlock
 from resnet_course.resnet import resnet18
-from resnet_course.training import CPUMixedPrecision, choose_precision, get_learner
+from resnet_course.bottleneck import resnet50
 from conftest import one_line, tiny_learner
 
 def conv_kinds():

@@ -3,10 +3,9 @@ import pytest, torch
 from dataclasses import asdict, replace
 from fastai.vision.all import *
 from safetensors.torch import save_file
-from resnet_course.recipe import (Recipe, load_trained, look, recipe, recipe_learner, recipe_net, resized,
-                                  train)
 from resnet_course.fcn import get_fcn
-from resnet_course.recipe import _kept, save_weights
+from resnet_course.recipe import (_kept, load_trained, look, Recipe, recipe, recipe_learner, recipe_net, resized,
+                                  save_weights, train)
 from conftest import CtrlC, one_line, photo, photo_set
 
 base = Recipe('test', model='resblock', epochs=2, size=32, presize=32, bs=16, min_scale=.6)

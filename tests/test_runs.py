@@ -2,10 +2,13 @@
 import errno, shutil, signal, stat, subprocess
 import pytest, resnet_course, torch
 from fastai.vision.all import *
-from resnet_course import training
-from resnet_course.data import fingerprint, get_data
-from resnet_course.training import (commit, fit_seconds, load_json, measured_fit, results, save_json, summary, versions,
-    write_whole)
+from resnet_course.kit import runs
+from resnet_course.kit.files import load_json, save_json, write_whole
+from resnet_course.kit.photos import fingerprint
+from resnet_course.kit.runs import commit, fit_seconds, measured_fit, versions
+from resnet_course.kit.results import results, summary
+from resnet_course.data import get_data
+from resnet_course.training import get_learner
 from conftest import CtrlC, one_line, photo_set, tiny_learner
 
 file,ckpt,epochs = Path('out/fcn-small-s42.json'),Path('out/fcn-small-s42.pt'),3   # of 4 batches
@@ -217,13 +220,13 @@ def test_a_place_that_cannot_be_written_is_named_before_the_first_epoch(drawn):
     with pytest.raises(OSError, match='out'): run(drawn, CtrlC('before_epoch',0))
 
 def test_a_package_without_metadata(monkeypatch):
-    def missing(name): raise training.PackageNotFoundError(name)
-    monkeypatch.setattr(training, 'version', missing)
+    def missing(name): raise runs.PackageNotFoundError(name)
+    monkeypatch.setattr(runs, 'version', missing)
     assert versions()['pillow']=='not installed'
 
 def test_a_net_without_convolutions(drawn):
     dls = get_data(drawn, presize=32, resize=32, bs=16)
-    learn = training.get_learner(dls, nn.Sequential(nn.Flatten(), nn.Linear(3*32*32, 10)), 'fp32')
+    learn = get_learner(dls, nn.Sequential(nn.Flatten(), nn.Linear(3*32*32, 10)), 'fp32')
     rec = measured_fit(learn, 1, 1e-3, file, model='linear', recipe='small', size=32, seed=42)
     assert rec['macs']==3*32*32*10
 
@@ -281,7 +284,7 @@ def test_results_are_of_complete_runs(tmp_path, whole):
 def test_how_long_a_fit_would_take(drawn, monkeypatch, bs, seconds):
     "64 photos to train on, 24 to validate; a step takes a second, on a clock of our own, the first of several more"
     now,steps = [0.],[]
-    monkeypatch.setattr(training.time, 'perf_counter', lambda: now[0])
+    monkeypatch.setattr(runs.time, 'perf_counter', lambda: now[0])
     learn = tiny_learner(drawn)
     learn.dls = get_data(drawn, presize=32, resize=32, bs=bs)
     def step(m, *_):

@@ -5,16 +5,20 @@ import pytest, torch
 from fastai.vision.all import *
 from fastai.callback.channelslast import ChannelsLast
 from fastai.callback.fp16 import MixedPrecision
-from resnet_course import speed
-from resnet_course.bottleneck import Bottleneck, resnet50
-from resnet_course.classics import preact_resnet, resnet_b, resnet_v1
-from resnet_course.data import CourseError
+from resnet_course import loading, speed
+from resnet_course.kit.files import CourseError
+from resnet_course.kit.runs import measured_fit
+from resnet_course.kit.timing import Clock, profile_epoch, training_step
+from resnet_course.training import CPUMixedPrecision, get_learner
 from resnet_course.fcn import get_fcn
 from resnet_course.resblock import ResBlock
 from resnet_course.resnet import ResNet, resnet18
-from resnet_course.speed import *
-from resnet_course.speed import _kernels, _ConvAsProduct
-from resnet_course.training import CPUMixedPrecision, get_learner, measured_fit
+from resnet_course.bottleneck import Bottleneck, resnet50
+from resnet_course.classics import resnet_b, resnet_v1
+from resnet_course.preact import preact_resnet
+from resnet_course.loading import cached_data
+from resnet_course.speed import (_ConvAsProduct, _kernels, fast_learner, FastBlock, FastConv2d, FastNorm, FusedAdam,
+                                 speed_up, TrimMemory)
 from conftest import one_line, tiny_learner
 
 needs_cc = pytest.mark.skipif(_kernels(torch.float32) is None, reason='no C compiler')
@@ -343,10 +347,10 @@ def test_compile_keeps_the_names(monkeypatch):
 def test_batches_for_each_kind_of_device(drawn, monkeypatch, kind):
     "Pinned for CUDA; the statistics go where the batches are"
     pinned,moved = [],[]
-    monkeypatch.setattr(speed, 'default_device', lambda: torch.device(kind))
+    monkeypatch.setattr(loading, 'default_device', lambda: torch.device(kind))
     monkeypatch.setattr(Normalize, 'from_stats', classmethod(lambda cls, *a, cuda: moved.append(cuda) or cls()))
-    monkeypatch.setattr(speed, 'AheadDL', lambda *a, **k: pinned.append(k['pin_memory']))
-    monkeypatch.setattr(speed, 'DataLoaders', lambda *a, **k: SimpleNamespace())
+    monkeypatch.setattr(loading, 'AheadDL', lambda *a, **k: pinned.append(k['pin_memory']))
+    monkeypatch.setattr(loading, 'DataLoaders', lambda *a, **k: SimpleNamespace())
     cached_data(drawn, presize=24, resize=16, bs=16, cache=Path('cache'))
     assert pinned==[kind=='cuda']*2 and moved==[kind!='cpu']
 
@@ -375,7 +379,7 @@ p = libc.malloc(ctypes.c_size_t(3<<30)); top = libc.sbrk(0); libc.free(ctypes.c_
 # --- the clock --------------------------------------------------------------------------------------------------
 def test_clock(monkeypatch):
     now = [0.]
-    monkeypatch.setattr(speed.time, 'perf_counter', lambda: now[0])
+    monkeypatch.setattr(time, 'perf_counter', lambda: now[0])
     clock = Clock()
     def work(seconds): now[0] += seconds
     inner = clock.timed('inner', work)
@@ -389,7 +393,7 @@ def test_clock(monkeypatch):
 def test_profile_finds_the_slow_part(drawn, monkeypatch):
     "64 photos in batches of 16: four; 24 to validate, in one. Only what waits takes time, on a clock of our own"
     now = [0.]
-    monkeypatch.setattr(speed.time, 'perf_counter', lambda: now[0])
+    monkeypatch.setattr(time, 'perf_counter', lambda: now[0])
     def wait(seconds=1): now[0] += seconds
     class Slow(Callback):
         order = 20
