@@ -19,27 +19,19 @@ from .bottleneck import Bottleneck
 def plain_stem(
     c_in:int=3, # channels of the image
     **kwargs # passed on to `ConvLayer`
-) -> list: # of layers: (bs, c_in, h, w) to (bs, 64, h/4, w/4), rounded up
+) -> nn.Sequential: # (bs, c_in, h, w) to (bs, 64, h/4, w/4), rounded up
     "A 7x7 convolution of stride 2 and a max-pool. He et al. 2015, table 1"
-    return [ConvLayer(c_in, 64, 7, stride=2, **kwargs), nn.MaxPool2d(3, stride=2, padding=1)]
+    return nn.Sequential(ConvLayer(c_in, 64, 7, stride=2, **kwargs), nn.MaxPool2d(3, stride=2, padding=1))
 
 # %% ../nbs/08_classics.ipynb #00b20d0e
-class BasicBlock(nn.Module):
+class BasicBlock(ResBlock):
     "Two 3x3 convolutions, a strided 1x1 on the shortcut: (bs, ni, h, w) to (bs, nf, h/stride, w/stride). He 2015"
-    expansion = 1
-    def __init__(self,
-        ni:int, # channels in
-        nf:int, # channels out
-        stride:int=1, # of one convolution in the branch, and of the shortcut's
-    ):
-        super().__init__()
-        self.convs = self.conv_branch(ni, nf, stride)
-        same = ni==nf and stride==1
-        self.shortcut = nn.Identity() if same else ConvLayer(ni, nf, 1, stride=stride, act_cls=None)
     @staticmethod
     def conv_branch(ni, nf, stride):
         return nn.Sequential(ConvLayer(ni, nf, stride=stride), ConvLayer(nf, nf, act_cls=None))
-    def forward(self, x): return F.relu(self.convs(x) + self.shortcut(x))
+    @staticmethod
+    def make_shortcut(ni, nf, stride):
+        return nn.Sequential() if ni==nf and stride==1 else ConvLayer(ni, nf, 1, stride=stride, act_cls=None)
 
 class BottleneckV1(BasicBlock):
     "1x1 with the stride, 3x3, 1x1, as published in 2015"
@@ -71,15 +63,17 @@ def plain_resnet(
     layers:list, # blocks in each of the four stages
     block, # called with (ni, nf, stride); brings its own `expansion`
     c_in:int=3, # channels of the image
-) -> nn.Sequential:
+) -> ResNet:
     "A `ResNet` behind the stem of 2015: (bs, c_in, h, w) to (bs, n_out)"
-    return nn.Sequential(*plain_stem(c_in), *ResNet(n_out, layers, block)[4:])
+    net = ResNet(n_out, layers, block)
+    net.stem = plain_stem(c_in)
+    return net
 
-def resnet_v1(depth:int, n_out:int=1000, **kwargs) -> nn.Sequential:
+def resnet_v1(depth:int, n_out:int=1000, **kwargs) -> ResNet:
     "The design of 2015: 7x7 stem, stride in a bottleneck's first 1x1 and the shortcut's; 18, 34, 50, 101 or 152 layers"
     return plain_resnet(n_out, resnet_layers(depth), BasicBlock if depth<50 else BottleneckV1, **kwargs)
 
-def resnet_b(depth:int, n_out:int=1000, **kwargs) -> nn.Sequential:
+def resnet_b(depth:int, n_out:int=1000, **kwargs) -> ResNet:
     "torchvision's design: as `resnet_v1`, but the stride is in a bottleneck's 3x3; 18, 34, 50, 101 or 152 layers"
     return plain_resnet(n_out, resnet_layers(depth), BasicBlock if depth<50 else BottleneckB, **kwargs)
 
@@ -128,20 +122,20 @@ def compared(net:nn.Module, ref:nn.Module) -> dict: # {where: largest difference
             'training':furthest(net, ref, 64, 64, train=True)}
 
 # %% ../nbs/08_classics.ipynb #afede480
-_timm_outside = {'0.0':'conv1.0', '0.1':'conv1.1', '1.0':'conv1.3', '1.1':'conv1.4', '2.0':'conv1.6', '2.1':'bn1',
-                 '10':'fc'}
+_timm_outside = {'stem.0.0':'conv1.0', 'stem.0.1':'conv1.1', 'stem.1.0':'conv1.3', 'stem.1.1':'conv1.4',
+                 'stem.2.0':'conv1.6', 'stem.2.1':'bn1', 'head.2':'fc'}
 def timm_name(
     entry:str # in the state dict of `resnet18` to `resnet152`
 ) -> str:
     "What timm's `resnet*d` call the same entry"
     place,_,kind = entry.rpartition('.')
     if place in _timm_outside: return f'{_timm_outside[place]}.{kind}'
-    m = re.fullmatch(r'([4-7])\.(\d+)\.(?:convs\.(\d)\.([01])|idconv\.([01]))', place)
+    m = re.fullmatch(r'stage([1-4])\.(\d+)\.(?:branch\.(\d)\.([01])|shortcut\.project\.([01]))', place)
     if not m:
         raise CourseError(f"{entry} is no entry of the course's resnet18 to resnet152, which timm has as resnet*d")
     stage,i,conv,part,side = m.groups()
     at = f'downsample.{int(side)+1}' if side else f"{('conv','bn')[int(part)]}{int(conv)+1}"
-    return f'layer{int(stage)-3}.{i}.{at}.{kind}'
+    return f'layer{stage}.{i}.{at}.{kind}'
 
 def to_timm(
     model:nn.Module # `resnet18` to `resnet152`
@@ -182,5 +176,5 @@ def from_timm(
         if a!=b and not k.endswith('num_batches_tracked'):
             raise CourseError(f"{name} is not of timm's resnet*d: {k} is {b} there, and should be {a}")
     model.load_state_dict({names[k]:o for k,o in weights.items()})
-    if n_out not in (None, classes): model[-1] = nn.Linear(model[-1].in_features, n_out)
+    if n_out not in (None, classes): model.head[-1] = nn.Linear(model.head[-1].in_features, n_out)
     return model

@@ -26,10 +26,10 @@ class Residual(nn.Module):
         ci,co = input_channels,num_channels
         if not use_1x1conv and (ci!=co or strides!=1): raise CourseError(
             f"Residual({ci}, {co}, strides={strides}) cannot add its input as it is: pass use_1x1conv=True")
-        self.convs = nn.Sequential(nn.Conv2d(ci, co, 3, strides, padding=1), nn.BatchNorm2d(co), nn.ReLU(),
+        self.branch = nn.Sequential(nn.Conv2d(ci, co, 3, strides, padding=1), nn.BatchNorm2d(co), nn.ReLU(),
                                    nn.Conv2d(co, co, 3, padding=1), nn.BatchNorm2d(co))
-        self.idconv = nn.Conv2d(ci, co, 1, strides) if use_1x1conv else nn.Identity()
-    def forward(self, x): return F.relu(self.convs(x) + self.idconv(x))
+        self.shortcut = nn.Conv2d(ci, co, 1, strides) if use_1x1conv else nn.Identity()
+    def forward(self, x): return F.relu(self.branch(x) + self.shortcut(x))
 
 # %% ../nbs/09_d2l.ipynb #0799c4cf
 def resnet_block(
@@ -52,9 +52,10 @@ def d2l_resnet18(
     "The ResNet-18 of d2l.ai, section 8.6, with convolutional and linear weights by Xavier's rule, as d2l trains it"
     stem = nn.Sequential(nn.Conv2d(c_in, 64, 7, stride=2, padding=3), nn.BatchNorm2d(64), nn.ReLU(),
                          nn.MaxPool2d(3, stride=2, padding=1))
-    stages = [nn.Sequential(*resnet_block(ni, nf, 2, first_block=ni==nf))
-              for ni,nf in [(64,64), (64,128), (128,256), (256,512)]]
-    net = nn.Sequential(stem, *stages, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, n_out))
+    stages = {f'stage{i}':nn.Sequential(*resnet_block(ni, nf, 2, first_block=ni==nf))
+              for i,(ni,nf) in enumerate([(64,64), (64,128), (128,256), (256,512)], 1)}
+    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, n_out))
+    net = nn.Sequential(OrderedDict(stem=stem, **stages, head=head))
     for m in net.modules():
         if isinstance(m, (nn.Conv2d,nn.Linear)): nn.init.xavier_uniform_(m.weight)
     return net

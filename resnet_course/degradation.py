@@ -31,9 +31,13 @@ class CifarBlock(nn.Module):
         shortcut=None, # a module with the same shapes whose result is added; None: a plain block
     ):
         super().__init__()
-        self.convs = nn.Sequential(ConvLayer(ni, nf, stride=stride), ConvLayer(nf, nf, act_cls=None))
+        self.branch = nn.Sequential(ConvLayer(ni, nf, stride=stride), ConvLayer(nf, nf, act_cls=None))
         self.shortcut = shortcut
-    def forward(self, x): return F.relu(self.convs(x) if self.shortcut is None else self.convs(x)+self.shortcut(x))
+    @property
+    def last_norm(self):
+        "The batch norm at the end of the branch"
+        return self.branch[-1][1]
+    def forward(self, x): return F.relu(self.branch(x) if self.shortcut is None else self.branch(x)+self.shortcut(x))
 
 # %% ../nbs/07_degradation.ipynb #2bd183f8
 def _shortcut(kind, ni, nf, stride):
@@ -53,8 +57,9 @@ def cifar_resnet(
     def stage(ni, nf, stride):
         shapes = [(ni,nf,stride)] + [(nf,nf,1)]*(n-1)
         return nn.Sequential(*[CifarBlock(*o, _shortcut(shortcut, *o) if residual else None) for o in shapes])
-    return nn.Sequential(ConvLayer(3, 16), stage(16, 16, 1), stage(16, 32, 2), stage(32, 64, 2),
-                         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, n_out))
+    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, n_out))
+    return nn.Sequential(OrderedDict(stem=ConvLayer(3, 16), stage1=stage(16, 16, 1), stage2=stage(16, 32, 2),
+                                     stage3=stage(32, 64, 2), head=head))
 
 # %% ../nbs/07_degradation.ipynb #c47b5ba8
 def cifar_dls(

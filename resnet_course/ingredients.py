@@ -100,7 +100,7 @@ def pool_not_stride(
 ) -> nn.Module: # `net`, changed in place
     "Each residual block's convolution of stride 2 takes stride 1, and `pool` follows it; no weight comes or goes"
     for block in (m for m in net.modules() if isinstance(m, ResBlock)):
-        for layer in block.convs:
+        for layer in block.branch:
             if layer[0].stride==(2,2):
                 layer[0].stride = (1,1)
                 layer.append(pool())
@@ -117,7 +117,7 @@ def pool_shortcuts(
 ) -> nn.Module: # `net`, changed in place
     "`pool` in the place of the mean in each residual block's shortcut; no weight comes or goes"
     for block in (m for m in net.modules() if isinstance(m, ResBlock)):
-        if isinstance(block.pool, nn.AvgPool2d): block.pool = pool()
+        if hasattr(block.shortcut, 'pool'): block.shortcut.pool = pool()
     return net
 
 # %% ../nbs/14_ingredients.ipynb #3e0296e8
@@ -125,8 +125,8 @@ class ActBlock(nn.Module):
     "A residual block's parts, with another activation after the sum"
     def __init__(self, block:ResBlock, act:nn.Module):
         super().__init__()
-        self.convs,self.idconv,self.pool,self.act = block.convs,block.idconv,block.pool,act
-    def forward(self, x): return self.act(self.convs(x) + self.idconv(self.pool(x)))
+        self.branch,self.shortcut,self.act = block.branch,block.shortcut,act
+    def forward(self, x): return self.act(self.branch(x) + self.shortcut(x))
 
 def with_activation(
     net:nn.Module, # of the course's layers

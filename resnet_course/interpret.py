@@ -18,7 +18,9 @@ def class_maps(
     x:Tensor, # (bs, c, h, w)
 ) -> Tensor: # (bs, n_out, gh, gw), for a last grid of gh by gw
     "What each place adds to each score: their mean plus the bias is the score. Raises `CourseError` for another head"
-    *body,pool,flat,head = [None]*3 + list(model.children())
+    layers = list(model.children())
+    if layers and isinstance(layers[-1], nn.Sequential): layers[-1:] = layers[-1]   # a head of its own
+    *body,pool,flat,head = [None]*3 + layers
     if not (isinstance(pool, nn.AdaptiveAvgPool2d) and pool.output_size in (1,(1,1)) and isinstance(head, nn.Linear)):
         ends = ', '.join(type(o).__name__ for o in (pool,flat,head) if o is not None)
         raise CourseError(f"no class maps for a net that ends in {ends}: "

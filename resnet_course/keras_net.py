@@ -22,12 +22,12 @@ class KerasBlock(nn.Module):
             conv = nn.Conv2d(ni, nf, ks, stride, padding='same' if stride==1 else 0)
             return {f'res{name}_branch{part}':conv, f'bn{name}_branch{part}':nn.BatchNorm2d(nf, **_keras_bn)}
         f1,f2,f3 = filters
-        self.convs = nn.Sequential(OrderedDict(
+        self.branch = nn.Sequential(OrderedDict(
             **conv_bn('2a', ni, f1, stride=stride), relu_a=nn.ReLU(),
             **conv_bn('2b', f1, f2, ks), relu_b=nn.ReLU(), **conv_bn('2c', f2, f3)))
-        self.idconv = nn.Sequential(OrderedDict(conv_bn('1', ni, f3, stride=stride))) if project else nn.Identity()
+        self.shortcut = nn.Sequential(OrderedDict(conv_bn('1', ni, f3, stride=stride)) if project else OrderedDict())
         apply_init(self, nn.init.xavier_uniform_)   # and the biases at 0
-    def forward(self, x): return F.relu(self.convs(x) + self.idconv(x))
+    def forward(self, x): return F.relu(self.branch(x) + self.shortcut(x))
 
 def identity_block(
     ni:int, # channels in, and out

@@ -40,13 +40,13 @@ class PreActBlock(nn.Module):
         super().__init__()
         # before the branch, where timm has it too: `copy_weights` goes by the order
         self.shortcut = None if ni==nf and stride==1 else bare_conv(ni, nf, 1, stride)
-        self.preact,self.convs = norm_relu(ni),self.conv_branch(ni, nf, stride)
+        self.preact,self.branch = norm_relu(ni),self.conv_branch(ni, nf, stride)
     @staticmethod
     def conv_branch(ni, nf, stride):
         return nn.Sequential(bare_conv(ni, nf, stride=stride), norm_relu(nf), bare_conv(nf, nf))
     def forward(self, x):
         y = self.preact(x)
-        return self.convs(y) + (x if self.shortcut is None else self.shortcut(y))
+        return self.branch(y) + (x if self.shortcut is None else self.shortcut(y))
 
 class PreActBottleneck(PreActBlock):
     "1x1 down to nf/4, 3x3 with the stride, 1x1 up, norm and ReLU before each. He et al. 2016"
@@ -61,13 +61,14 @@ def preact_resnet(
     depth:int, # 18, 34, 50, 101 or 152
     n_out:int=1000, # classes
     c_in:int=3, # channels of the image
-) -> nn.Sequential:
+) -> ResNet:
     "The pre-activation net, v2 (He et al. 2016); the stride of a bottleneck is in its 3x3, as in timm's `resnetv2`"
     layers = resnet_layers(depth)
     block = PreActBlock if depth<50 else PreActBottleneck
     net = ResNet(n_out, layers, block)
-    return nn.Sequential(bare_conv(c_in, 64, 7, stride=2), nn.MaxPool2d(3, stride=2, padding=1), *net[4:8],
-                         norm_relu(512*block.expansion), *net[8:])
+    net.stem = nn.Sequential(bare_conv(c_in, 64, 7, stride=2), nn.MaxPool2d(3, stride=2, padding=1))
+    net.head.insert(0, norm_relu(512*block.expansion))
+    return net
 
 # %% ../nbs/11_preact.ipynb #10e12528
 def _photos_96(path):

@@ -21,16 +21,25 @@ class ResBlock(nn.Module):
         stride:int=1, # step of the first convolution and of the shortcut's pooling
     ):
         super().__init__()
-        self.convs = self.conv_branch(ni, nf, stride)
-        # He et al. 2018's ResNet-D: pool, then project, so that no pixel is skipped
-        self.idconv = nn.Identity() if ni==nf else ConvLayer(ni, nf, 1, act_cls=None)
-        self.pool = nn.Identity() if stride==1 else nn.AvgPool2d(stride, ceil_mode=True)
+        self.branch = self.conv_branch(ni, nf, stride)
+        self.shortcut = self.make_shortcut(ni, nf, stride)
     @staticmethod
     def conv_branch(ni, nf, stride):
         "The branch that learns; its last batch norm starts at gamma 0, so that a fresh block is close to the identity"
         return nn.Sequential(ConvLayer(ni, nf, stride=stride),
                              ConvLayer(nf, nf, act_cls=None, norm_type=NormType.BatchZero))
-    def forward(self, x): return F.relu(self.convs(x) + self.idconv(self.pool(x)))
+    @staticmethod
+    def make_shortcut(ni, nf, stride):
+        "Pool, then project, so that no pixel is skipped; empty where neither is needed. He et al. 2018, ResNet-D"
+        parts = OrderedDict()
+        if stride>1: parts['pool'] = nn.AvgPool2d(stride, ceil_mode=True)
+        if ni!=nf: parts['project'] = ConvLayer(ni, nf, 1, act_cls=None)
+        return nn.Sequential(parts)
+    @property
+    def last_norm(self):
+        "The batch norm before the sum"
+        return self.branch[-1][1]
+    def forward(self, x): return F.relu(self.branch(x) + self.shortcut(x))
 
 # %% ../nbs/04_resblock.ipynb #f9f1c986
 def two_blocks(
@@ -44,7 +53,7 @@ def two_blocks(
 def _two_a_stage(gamma, n_out):
     net = get_fcn(n_out, two_blocks)
     for m in net.modules():
-        if isinstance(m, ResBlock): nn.init.constant_(m.convs[-1][1].weight, gamma)
+        if isinstance(m, ResBlock): nn.init.constant_(m.last_norm.weight, gamma)
     return net
 
 gamma_experiment = Experiment('gamma', 'small', {f'gamma{g}':partial(_two_a_stage, g) for g in (0,1)},

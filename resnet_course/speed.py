@@ -15,7 +15,6 @@ from fastai.vision.all import *
 from .kit.files import CourseError
 from .training import get_learner
 from .resblock import ResBlock
-from .classics import BasicBlock
 
 # %% ../nbs/13_speed.ipynb #9acc69bd
 def _nhwc(x): return x.contiguous(memory_format=torch.channels_last)   # (n, h, w, c) in memory
@@ -243,18 +242,18 @@ class FastBlock(nn.Module):
     def __init__(self, block):
         super().__init__()
         vars(self).update(vars(block))
-        self.convs[-1][1].relu = True
+        self.branch[-1][1].relu = True
     def forward(self, x):
         skip = getattr(x, 'twin', x)
-        skip = self.shortcut(skip) if hasattr(self, 'shortcut') else self.idconv(self.pool(skip))
-        *first,(conv,norm) = self.convs
+        skip = self.shortcut(skip)
+        *first,(conv,norm) = self.branch
         for layer in first: x = layer(x)
         return norm(conv(x), skip)
 
 def _has_fast_end(m):
     "Is it a block of the course that ends in a convolution, a batch norm, an addition and a ReLU?"
-    if getattr(type(m), 'forward', None) not in (ResBlock.forward, BasicBlock.forward): return False
-    end = m.convs[-1]
+    if getattr(type(m), 'forward', None) is not ResBlock.forward: return False
+    end = m.branch[-1]
     return (isinstance(end, nn.Sequential) and len(end)==2 and isinstance(end[0], nn.Conv2d)
             and isinstance(end[1], FastNorm))
 

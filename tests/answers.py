@@ -486,13 +486,13 @@ class Data(ShortcutFirst):
 @wrong('resblock', '3 channels, but got 8')
 class ThreeChannels(block()):
     def __init__(self, ni, nf, stride=1): super().__init__(3, nf, stride)
-@wrong('resblock', '`return self.convs(y)`')
+@wrong('resblock', '`return self.branch(y)`')
 class Misspelt(nn.Module):
     def __init__(self, ni, nf, stride=1):
         super().__init__()
-        self.convs = branch(ni, nf, stride)
+        self.branch = branch(ni, nf, stride)
     def forward(self, x):
-        return self.convs(y)
+        return self.branch(y)
 @wrong('resblock', 'expected a tensor, came tuple')
 class Tuple(block()):
     def forward(self, x): return super().forward(x),x
@@ -521,14 +521,14 @@ for words,n in {'the batch norms are missing':229_376, 'on the way around is mis
 def by_convs(net):
     for m in net.modules():
         if isinstance(m, ResBlock):
-            nn.init.zeros_(m.convs[-1][1].weight)
-            nn.init.zeros_(m.convs[-1][1].bias)
+            nn.init.zeros_(m.branch[-1][1].weight)
+            nn.init.zeros_(m.branch[-1][1].bias)
 right('silence', by_convs, ResBlock)   # the library's own block is no answer, but what the answer is tried on
 @right('silence')
 def through_data(net):
     def f(m):
         if isinstance(m, ResBlock):
-            for p in m.convs[1][1].parameters(): p.data.zero_()
+            for p in m.branch[1][1].parameters(): p.data.zero_()
     return net.apply(f)
 
 def silent(pick):
@@ -539,19 +539,19 @@ def silent(pick):
                 for p in pick(m): nn.init.zeros_(p)
     return f
 wrong('silence', 'they are frozen too', lambda net: [nn.init.zeros_(p).requires_grad_(False) for m in net.modules()
-                                                     if isinstance(m, ResBlock) for p in m.convs[-1][1].parameters()])
-wrong('silence', 'starts beta at', silent(lambda m: [m.convs[-1][1].weight]))
-wrong('silence', 'and gamma is not', silent(lambda m: [m.convs[-1][1].bias]))
-wrong('silence', 'no gradient gets to', silent(lambda m: [p for c in m.convs for p in c[1].parameters()]))
+                                                     if isinstance(m, ResBlock) for p in m.branch[-1][1].parameters()])
+wrong('silence', 'starts beta at', silent(lambda m: [m.branch[-1][1].weight]))
+wrong('silence', 'and gamma is not', silent(lambda m: [m.branch[-1][1].bias]))
+wrong('silence', 'no gradient gets to', silent(lambda m: [p for c in m.branch for p in c[1].parameters()]))
 wrong('silence', "the way around's too", lambda net: [nn.init.zeros_(p) for m in net.modules()
                                                       if isinstance(m, nn.BatchNorm2d) for p in m.parameters()])
-wrong('silence', 'only the first block', lambda net: silent(lambda m: m.convs[-1][1].parameters())(net[0]))
-wrong('silence', 'only the last block', lambda net: silent(lambda m: m.convs[-1][1].parameters())(net[1][1]))
-wrong('silence', 'first batch norm of each branch', silent(lambda m: m.convs[0][1].parameters()))
-wrong('silence', 'last convolution is silent', silent(lambda m: [m.convs[-1][0].weight]))
+wrong('silence', 'only the first block', lambda net: silent(lambda m: m.branch[-1][1].parameters())(net[0]))
+wrong('silence', 'only the last block', lambda net: silent(lambda m: m.branch[-1][1].parameters())(net[1][1]))
+wrong('silence', 'first batch norm of each branch', silent(lambda m: m.branch[0][1].parameters()))
+wrong('silence', 'last convolution is silent', silent(lambda m: [m.branch[-1][0].weight]))
 wrong('silence', 'nothing in the net has changed', lambda net: deepcopy(net))
-wrong('silence', 'other tensors than', silent(lambda m: m.convs[-1].parameters()))
-wrong('silence', 'AttributeError', lambda net: net.convs.zero_())
+wrong('silence', 'other tensors than', silent(lambda m: m.branch[-1].parameters()))
+wrong('silence', 'AttributeError', lambda net: net.branch.zero_())
 
 # 04: the stem
 
@@ -569,10 +569,10 @@ class Stem(nn.Module):
     def __init__(self, *sizes):
         super().__init__()
         self.norms = nn.ModuleList(map(nn.BatchNorm2d, sizes[1:]))
-        self.convs = nn.ModuleList(nn.Conv2d(*o, 3, padding=1, bias=False) for o in zip(sizes, sizes[1:]))
-        self.convs[0].stride = 2
+        self.branch = nn.ModuleList(nn.Conv2d(*o, 3, padding=1, bias=False) for o in zip(sizes, sizes[1:]))
+        self.branch[0].stride = 2
     def forward(self, x):
-        for conv,norm in zip(self.convs, self.norms): x = norm(conv(x)).relu()
+        for conv,norm in zip(self.branch, self.norms): x = norm(conv(x)).relu()
         return F.max_pool2d(x, 3, 2, 1)
 
 for words,kw in {'every convolution has stride 2':dict(strides=(2,2)),
@@ -635,7 +635,7 @@ class Net(nn.Module):
     def __init__(self, n_out, layers, block, c_in=3):
         super().__init__()
         e = block.expansion
-        self.stem = nn.Sequential(*resnet_stem(c_in, 32, 32, 64))
+        self.stem = resnet_stem(c_in, 32, 32, 64)
         ins,outs = [64, 64*e, 128*e, 256*e],[64*e, 128*e, 256*e, 512*e]
         self.stages = nn.ModuleList(Stage(block, *o) for o in zip(ins, outs, layers, (1,2,2,2)))
         self.fc = nn.Linear(outs[-1], n_out)
@@ -679,9 +679,9 @@ def narrow_net(n_out, widths=(64,)*4, strides=(1,2,2,2), n=2, width=None):
 right('narrow', narrow_net)
 @right('narrow')
 def replaced(n_out):
-    net = nn.Sequential(*resnet18(n_out))
-    for i,s in zip(range(4,8), (1,2,2,2)): net[i] = nn.Sequential(ResBlock(64, 64, s), ResBlock(64, 64))
-    net[-1] = nn.Linear(64, n_out)
+    net = resnet18(n_out)
+    for i,s in enumerate((1,2,2,2), 1): setattr(net, f'stage{i}', nn.Sequential(ResBlock(64, 64, s), ResBlock(64, 64)))
+    net.head[-1] = nn.Linear(64, n_out)
     return net
 @right('narrow')
 class Named(nn.Module):

@@ -132,7 +132,7 @@ def built_anew(net, n):
     deep = cifar_resnet(6*(len(net[1])+n)+2)
     deep.load_state_dict(net.state_dict(), strict=False)
     for k,p in deep.named_parameters():
-        if k not in net.state_dict() and 'convs.1.1' in k: nn.init.zeros_(p)
+        if k not in net.state_dict() and 'branch.1.1' in k: nn.init.zeros_(p)
     return deep
 @right('deepen')
 class Around(nn.Module):
@@ -145,7 +145,7 @@ class Around(nn.Module):
                                     for stage,nf in zip(net[1:4], (16,32,64)))
     def blk(self, nf):
         m = new_block(nf, lambda a,b: [b.bias])
-        nn.init.zeros_(m.convs[1][0].weight)
+        nn.init.zeros_(m.branch[1][0].weight)
         return m
     def forward(self, x):
         x = self.stem(x)
@@ -194,7 +194,7 @@ wrong('deepen', 'expected a net, came a list', lambda net,n: [longer(net, n)])
 
 def plain(nf, kernel=nn.init.dirac_, gamma=lambda bn: (1+bn.eps)**.5, beta=0., around=None, convs=slice(2)):
     blk = CifarBlock(nf, nf, 1, around)
-    for layer in blk.convs[convs]:
+    for layer in blk.branch[convs]:
         kernel(layer[0].weight.data)
         layer[1].weight.data.fill_(gamma(layer[1]))
         layer[1].bias.data.fill_(beta)
@@ -444,12 +444,12 @@ class WithConvLayer(nn.Module):
         super().__init__()
         def conv(*a, **kw): return ConvLayer(*a, norm_type=None, act_cls=None, bias=False, **kw)
         self.pre = nn.Sequential(BatchNorm(ni), nn.ReLU())
-        self.convs = nn.Sequential(conv(ni, nf, stride=stride), BatchNorm(nf), nn.ReLU(), conv(nf, nf))
+        self.branch = nn.Sequential(conv(ni, nf, stride=stride), BatchNorm(nf), nn.ReLU(), conv(nf, nf))
         self.path = conv(ni, nf, ks=1, stride=stride) if (ni,stride)!=(nf,1) else None
     def forward(self, x):
         y = self.pre(x)
         if self.path is not None: x = self.path(y)
-        return self.convs(y) + x
+        return self.branch(y) + x
 
 def forward(f): return type('MyPreAct', (PreAct,), dict(forward=f))
 def path(m, x): return m.short(x) if m.short else x

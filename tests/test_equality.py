@@ -74,23 +74,23 @@ def with_norms(**kwargs):
             for m in norms(self): vars(m).update(kwargs)
     return Block
 class PoolAfter(ResBlock):
-    def forward(self, x): return F.relu(self.convs(x) + self.pool(self.idconv(x)))
+    def forward(self, x): return F.relu(self.branch(x) + nn.Sequential(*self.shortcut[::-1])(x))
 class PoolFloor(ResBlock):
     def __init__(self, ni, nf, stride=1):
         super().__init__(ni, nf, stride)
-        if stride>1: self.pool = nn.AvgPool2d(stride)
+        if stride>1: self.shortcut.pool = nn.AvgPool2d(stride)
 class Strided(ResBlock):
     def __init__(self, ni, nf, stride=1):
         super().__init__(ni, nf, stride)
-        self.pool = nn.MaxPool2d(1, stride)
+        if stride>1: self.shortcut.pool = nn.MaxPool2d(1, stride)
 class ReluInBranch(ResBlock):
-    def forward(self, x): return F.relu(F.relu(self.convs(x)) + self.idconv(self.pool(x)))
+    def forward(self, x): return F.relu(F.relu(self.branch(x)) + self.shortcut(x))
 class NoRelu(ResBlock):
-    def forward(self, x): return self.convs(x) + self.idconv(self.pool(x))
+    def forward(self, x): return self.branch(x) + self.shortcut(x)
 class NoBranch(ResBlock):
-    def forward(self, x): return F.relu(0*self.convs(x) + self.idconv(self.pool(x)))
+    def forward(self, x): return F.relu(0*self.branch(x) + self.shortcut(x))
 class NoShortcut(ResBlock):
-    def forward(self, x): return F.relu(self.convs(x))
+    def forward(self, x): return F.relu(self.branch(x))
 class GammaOne(ResBlock):
     @staticmethod
     def conv_branch(ni, nf, stride):
@@ -160,9 +160,9 @@ def test_another_order_cannot_be_copied():
     class IdFirst(ResBlock):
         def __init__(self, ni, nf, stride=1):
             super().__init__(ni, nf, stride)
-            self._modules['convs'] = self._modules.pop('convs')
+            self._modules['branch'] = self._modules.pop('branch')
     with pytest.raises(Exception) as e: copy_weights(ResNet(10, [2,2,2,2], IdFirst), resnet18(10))
-    assert one_line(e, '5.0.idconv.0.weight (128, 64, 1, 1)', '5.0.convs.0.0.weight (128, 64, 3, 3)')
+    assert one_line(e, 'stage2.0.shortcut.project.0.weight (128, 64, 1, 1)', 'stage2.0.branch.0.0.weight (128, 64, 3, 3)')
 
 # --- timm's weights in the course's class -----------------------------------------------------------------------
 @pytest.fixture(scope='module')
@@ -187,7 +187,7 @@ def test_names_are_timms_in_the_same_order(depth):
 def test_round_trip(saved, depth):
     ref,file = saved(depth)
     model = from_timm(file)
-    assert type(model) is ResNet and model[-1].out_features==7
+    assert type(model) is ResNet and model.head[-1].out_features==7
     back = to_timm(model)
     assert list(back)==list(ref.state_dict())
     assert all(torch.equal(back[k], o) for k,o in ref.state_dict().items())
@@ -202,9 +202,9 @@ def test_a_fresh_head(saved):
     whole = from_timm(str(file)).state_dict()
     for n in (3,7):
         model = from_timm(file, n_out=n)
-        assert model[-1].weight.shape==(n,512) and model(torch.randn(2,3,64,64)).shape==(2,n)
+        assert model.head[-1].weight.shape==(n,512) and model(torch.randn(2,3,64,64)).shape==(2,n)
         model = from_timm(file, n_out=n).state_dict()
-        assert all(torch.equal(o, whole[k]) for k,o in model.items() if n==7 or k[:3]!='10.')
+        assert all(torch.equal(o, whole[k]) for k,o in model.items() if n==7 or k[:4]!='head')
 
 def test_a_channels_last_net_can_be_saved(tmp_path):
     model = resnet18(10).to(memory_format=torch.channels_last)
@@ -213,9 +213,10 @@ def test_a_channels_last_net_can_be_saved(tmp_path):
                                                 model.state_dict().values(), strict=True))
 
 def test_to_timm_wants_the_courses_net():
-    others = {'2.0.convs.0.0.weight':resnet_b(18), '5.0.shortcut.0.weight':ResNet(10, [2,2,2,2], BasicBlock),
-              'conv1.weight':tv_net(18), 'weight':nn.Linear(2, 2)}
-    for word,m in others.items():
+    others = [('stage2.0.shortcut.0.weight',resnet_b(18)), ('stage1.0.shortcut.0.weight',resnet_b(50)),
+              ('stage2.0.shortcut.0.weight',ResNet(10, [2,2,2,2], BasicBlock)), ('conv1.weight',tv_net(18)),
+              ('weight',nn.Linear(2, 2))]
+    for word,m in others:
         with pytest.raises(Exception) as e: to_timm(m)
         assert one_line(e, word, 'no entry of the course')
 
@@ -301,8 +302,8 @@ def test_counts_are_those_of_the_libraries(depth):
 def test_arguments_of_the_classic_designs():
     for f in (partial(resnet_b, 18), partial(resnet_v1, 50), partial(plain_resnet, layers=[1]*4, block=BasicBlock)):
         assert f(n_out=3, c_in=1)(torch.randn(2,1,64,64)).shape==(2,3)
-    assert all(resnet_b(d)[-1].out_features==resnet_v1(d)[-1].out_features==1000 for d in (18,50))
-    assert [len(o) for o in plain_resnet(10, [1,2,3,4], BottleneckB)[2:6]]==[1,2,3,4]
+    assert all(resnet_b(d).head[-1].out_features==resnet_v1(d).head[-1].out_features==1000 for d in (18,50))
+    assert [len(o) for o in plain_resnet(10, [1,2,3,4], BottleneckB).stages]==[1,2,3,4]
     for block in (BasicBlock, BottleneckV1, BottleneckB):
         for nf in (8,16):
             for stride,out in ((1,(17,10)), (2,(9,5)), (3,(6,4))):

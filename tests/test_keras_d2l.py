@@ -104,7 +104,7 @@ def test_batch_norm_has_keras_settings():
 
 @pytest.mark.parametrize('ks', [2,3,4])
 def test_the_middle_convolution_pads_as_keras_does(ks):
-    conv,ref = identity_block(8, (4,4,8), ks).convs.res_branch2b,kl.Conv2D(4, ks, padding='same')
+    conv,ref = identity_block(8, (4,4,8), ks).branch.res_branch2b,kl.Conv2D(4, ks, padding='same')
     x = torch.randn(2,4,7,6)
     ref.build((None,7,6,4))
     ref.set_weights([conv.weight.detach().permute(2,3,1,0).numpy(), conv.bias.detach().numpy()])
@@ -116,7 +116,7 @@ def test_one_seed_for_all_layers_starts_them_alike():
     for o in (a,b): o.build((None,8,8,4))
     assert (a.kernel.numpy()==b.kernel.numpy()).all()
     stage = keras_resnet50().stage2
-    assert (stage.b.convs.res2b_branch2b.weight!=stage.c.convs.res2c_branch2b.weight).any()
+    assert (stage.b.branch.res2b_branch2b.weight!=stage.c.branch.res2c_branch2b.weight).any()
 
 # --- folded into torchvision's nets -----------------------------------------------------------------------------
 def fold(ref, net):
@@ -139,7 +139,7 @@ def fold(ref, net):
 def test_d2l_folds_into_torchvision():
     net = randomise(d2l_resnet18(3)).double()
     ref = fold(torchvision.models.resnet18(num_classes=10).double(), net)
-    ref.fc.load_state_dict(net[-1].state_dict())
+    ref.fc.load_state_dict(net.head[-1].state_dict())
     for size in ((128,128), (131,97)):
         x = torch.randn(2,3,*size, dtype=torch.float64)
         assert close(net(x), ref(x), 1e-12)

@@ -14,7 +14,7 @@ def reference(depth, n_out=10): return timm.create_model(f'resnetv2_{depth}', nu
 def rebuilt(block, depth=18):
     "`preact_resnet(depth)` with another block"
     net = preact_resnet(depth, 10)
-    return nn.Sequential(*net[:2], *ResNet(10, resnet_layers(depth), block)[4:8], *net[6:])
+    return nn.Sequential(net.stem, *ResNet(10, resnet_layers(depth), block).stages, net.head)
 
 @pytest.fixture(autouse=True)
 def seed():
@@ -35,36 +35,36 @@ def test_equals_timm_at_1000_classes(): assert differences(preact_resnet(18), re
 
 # --- wrong nets are noticed -------------------------------------------------------------------------------------
 class RawProjection(PreActBlock):
-    def forward(self, x): return self.convs(self.preact(x)) + (x if self.shortcut is None else self.shortcut(x))
+    def forward(self, x): return self.branch(self.preact(x)) + (x if self.shortcut is None else self.shortcut(x))
 class RawBranch(PreActBlock):
     "The pre-activation is computed and not used: the mistake of the v1/v2 note"
     def forward(self, x):
         y = self.preact(x)
-        return self.convs(x) + (x if self.shortcut is None else self.shortcut(y))
+        return self.branch(x) + (x if self.shortcut is None else self.shortcut(y))
 class NormOnProjection(PreActBlock):
     "With its batch's own statistics, and nothing to copy"
     def forward(self, x):
         y = self.preact(x)
         norm = partial(F.batch_norm, running_mean=None, running_var=None, training=True)
-        return self.convs(y) + (x if self.shortcut is None else norm(self.shortcut(y)))
+        return self.branch(y) + (x if self.shortcut is None else norm(self.shortcut(y)))
 class PathOfPreact(PreActBlock):
     def forward(self, x):
         y = self.preact(x)
-        return self.convs(y) + (y if self.shortcut is None else self.shortcut(y))
+        return self.branch(y) + (y if self.shortcut is None else self.shortcut(y))
 class ReluAfterSum(PreActBlock):
     def forward(self, x): return super().forward(x).relu()
 class ReluThenNorm(PreActBlock):
     def __init__(self, ni, nf, stride=1):
         super().__init__(ni, nf, stride)
-        for m in (self.preact, self.convs[1]): m._modules = dict(reversed(m._modules.items()))
+        for m in (self.preact, self.branch[1]): m._modules = dict(reversed(m._modules.items()))
 class PostActivation(PreActBlock):
     "v1's order with v2's layers; the norms after the convolutions have the widths of a block that keeps its shape"
     def forward(self, x):
         if self.shortcut is not None: return super().forward(x)
-        conv1,(norm2,relu),conv2 = self.convs
+        conv1,(norm2,relu),conv2 = self.branch
         return (x + norm2(conv2(self.preact(conv1(x))))).relu()
 class Silent(PreActBlock):
-    def forward(self, x): return super().forward(x) - self.convs(self.preact(x))
+    def forward(self, x): return super().forward(x) - self.branch(self.preact(x))
 class Momentum(PreActBlock):
     def __init__(self, ni, nf, stride=1):
         super().__init__(ni, nf, stride)
@@ -91,13 +91,13 @@ def test_the_block_put_back_is_equal():
 def test_a_missing_last_norm_or_relu_is_noticed(part):
     net,ref = preact_resnet(18, 10),randomise_bn(reference(18))
     copy_weights(net, ref)
-    net[6][part] = nn.Identity()
+    net.head[0][part] = nn.Identity()
     x = torch.randn(2,3,128,128)
     assert not same([net.eval()(x)], [ref.eval()(x)])
 
 def test_another_layer_is_not_copied():
     net = preact_resnet(18, 10)
-    wrong = {'last norm': nn.Sequential(*net[:6], *net[7:]),
+    wrong = {'last norm': nn.Sequential(net.stem, *net.stages, *net.head[1:]),
              'projection': rebuilt(type('Normed', (PreActBlock,), dict(__init__=with_norm)))}
     for name,m in wrong.items():
         with pytest.raises(CourseError, match='entry'): copy_weights(m, reference(18))
@@ -137,9 +137,9 @@ def test_starts_with_branches_of_one_size(depth):
 def test_path_is_a_sum():
     "Even for what is negative; v1's ReLU cuts it off"
     blk,x = PreActBlock(8, 8),torch.randn(2,8,9,9)
-    nn.init.zeros_(blk.convs[-1].weight)
+    nn.init.zeros_(blk.branch[-1].weight)
     assert torch.equal(blk(x), x)
     torch.manual_seed(1)
     blk = PreActBlock(8, 8)
-    torch.testing.assert_close(blk(x)-x, blk.convs(blk.preact(x)))
+    torch.testing.assert_close(blk(x)-x, blk.branch(blk.preact(x)))
     assert blk(x).min()<0

@@ -56,7 +56,7 @@ def test_the_other_fields(drawn):
     assert rec['history'][0]['train_loss']!=flat['history'][0]['train_loss'] and rec['epochs']==1
     x = torch.randn(1,3,64,64)
     net,whole = (recipe_net(Recipe('x', stem_pool=o), 10) for o in (True,False))
-    assert net[:4](x).shape[-1]==16 and whole[:4](x).shape[-1]==32
+    assert net.stem(x).shape[-1]==16 and whole.stem(x).shape[-1]==32
 
 def test_weight_decay_spares_batch_norm_and_bias(drawn):
     "Decay alone: with no gradient, kernels shrink, and batch norm and bias only if asked for"

@@ -232,14 +232,14 @@ def test_what_is_swapped():
     assert count(speed_up(resnet18(10)))=={FastBlock:8, FastNorm:22, FastConv2d:22}
     assert count(speed_up(resnet50(10)))=={FastBlock:16, FastNorm:55, FastConv2d:55}
     class Other(ResBlock):
-        def forward(self, x): return self.convs(x)-self.idconv(self.pool(x))
+        def forward(self, x): return self.branch(x)-self.shortcut(x)
     net = nn.Sequential(Other(4,4))
     x = torch.randn(2,4,9,9)
     expected = net(x)
     assert count(speed_up(net))=={FastBlock:0, FastNorm:2, FastConv2d:2} and rel(net(x), expected)<1e-5
     for last in (nn.Sequential(nn.Dropout(0.)), nn.Sequential(nn.Conv2d(4,4,3,padding=1)), SimpleSelfAttention(4)):
         block = ResBlock(4, 4)   # somebody's own, with one more layer
-        block.convs.append(last)
+        block.branch.append(last)
         expected = block(x)
         assert count(speed_up(nn.Sequential(block)))[FastBlock]==0 and rel(block(x), expected)<1e-5
     odd = nn.Sequential(nn.Conv2d(4,4,3,groups=2,bias=False), nn.Conv2d(4,4,3), nn.Conv2d(4,4,(3,1),bias=False),
@@ -256,7 +256,7 @@ def test_parameters_are_the_same_objects():
     assert all(a is b for a,b in zip(before, [*fast.parameters(), *fast.buffers()], strict=True))
     again = pickle.loads(pickle.dumps(deepcopy(fast)))
     x = torch.randn(2,3,64,64)
-    assert rel(again(x), fast(x))<1e-6 and speed_up(fast) is fast and type(fast[4][0]) is FastBlock
+    assert rel(again(x), fast(x))<1e-6 and speed_up(fast) is fast and type(fast.stage1[0]) is FastBlock
 
 # --- the optimiser ----------------------------------------------------------------------------------------------
 def one_cycle(path, opt_func, epochs=2, then=None):
@@ -300,7 +300,7 @@ def test_frozen_groups_and_other_options(drawn):
 def fake(kind='cpu'): return SimpleNamespace(device=torch.device(kind), path=Path('.'))
 def losses(make, precision, n=20):
     set_seed(42)
-    net = nn.Sequential(*ResNet(10, [1,1,1,1])[:6], nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, 10))
+    net = nn.Sequential(*ResNet(10, [1,1,1,1])[:3], nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, 10))
     xb,yb = torch.randn(16,3,64,64),torch.randint(0,10,(16,))
     learn = make(fake(), net, precision, lr=3e-3)
     step = training_step(learn, xb, yb)

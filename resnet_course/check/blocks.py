@@ -151,7 +151,7 @@ def silence(my_silence, block=ResBlock):
     "A function that sets the last gamma and beta of each block in a net to 0; `block` is the class that it looks for"
     def net(): return nn.Sequential(block(4, 4), nn.Sequential(block(4, 8, 2), block(8, 8)))
     def bns(m, last=True): return [b for o in m.modules() if isinstance(o, block)
-                                   for b in o.convs.modules() if isinstance(b, nn.BatchNorm2d)][int(last)::1+last]
+                                   for b in o.branch.modules() if isinstance(b, nn.BatchNorm2d)][int(last)::1+last]
     def zero(ts):
         for t in ts: nn.init.zeros_(t)
     def after(f):
@@ -183,7 +183,7 @@ def silence(my_silence, block=ResBlock):
         ('the first batch norm of each branch is silent; the last one should be',
          lambda m: zero(t for b in bns(m, False)[::2] for t in (b.weight,b.bias))),
         ('the last convolution is silent; its batch norm still adds beta', lambda m: zero(
-            o.convs[-1][0].weight for o in m.modules() if isinstance(o, block)))])
+            o.branch[-1][0].weight for o in m.modules() if isinstance(o, block)))])
     return 'Each block hands on `relu(x)` to the bit, and can still learn.'
 
 # %% ../../nbs/check/blocks.ipynb #b296aecf
@@ -253,8 +253,8 @@ def resnet(MyResNet):
             stem=(32,32), pool=nn.AdaptiveAvgPool2d(1)):
         e = expansion or block.expansion
         widths = [64, *(w*e for w in (64,128,256,512))]
-        stages = [ResNet._stage(block, *o) for o in zip(widths, widths[1:], layers, (first,2,2,2))]
-        return nn.Sequential(*resnet_stem(c_in,*stem,64), *stages, pool, nn.Flatten(), head(widths[-1], n_out))
+        stages = [ResNet.make_stage(block, *o) for o in zip(widths, widths[1:], layers, (first,2,2,2))]
+        return nn.Sequential(resnet_stem(c_in,*stem,64), *stages, pool, nn.Flatten(), head(widths[-1], n_out))
     def known(**kw): return partial(net, **kw)
     m = run_answer(MyResNet, 2, [1,1,1,1], _Plain, 3)
     if isinstance(m, nn.Module): run_answer(m, torch.randn(2,3,32,32))   # blank comes before what follows
@@ -295,8 +295,8 @@ def deeper(params):
 def narrow(my_narrow):
     "A function of n_out to a ResNet-18 whose four stages all have 64 channels"
     def net(n_out, widths=(64,)*4, strides=(1,2,2,2), layers=(2,2,2,2), c=64):
-        return nn.Sequential(*resnet_stem(3,32,32,64),
-            *[ResNet._stage(ResBlock, ni, nf, n, s) for ni,nf,n,s in zip((64,*widths), widths, layers, strides)],
+        return nn.Sequential(resnet_stem(3,32,32,64),
+            *[ResNet.make_stage(ResBlock, ni, nf, n, s) for ni,nf,n,s in zip((64,*widths), widths, layers, strides)],
             nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(c, n_out))
     if isinstance(m:=run_answer(my_narrow, 10), nn.Module) and total_params(m)[0]==11_200_874:
         raise Wrong('not changed yet: the widths double from stage to stage')

@@ -133,12 +133,12 @@ def deepen(my_deepen):
     "A function of a residual `cifar_resnet` and n to a copy with n more blocks in each stage that computes the same"
     def block(nf, zero=lambda a,b: [b.weight,b.bias], shortcut=nn.Identity()):
         m = CifarBlock(nf, nf, 1, shortcut)
-        for t in zero(*[o[1] for o in m.convs]): nn.init.zeros_(t)
+        for t in zero(*[o[1] for o in m.branch]): nn.init.zeros_(t)
         return m
     def known(blocks, widths=(16,32,64)):
         def f(net, n):
             net = deepcopy(net)
-            for stage,nf in zip(net[1:4], (16,32,64)):
+            for stage,nf in zip((net.stage1, net.stage2, net.stage3), (16,32,64)):
                 if nf in widths: stage.extend(blocks(nf, n))
             return net
         return f
@@ -199,7 +199,7 @@ def plain_identity(my_identity):
     def known(kernel=nn.init.dirac_, gamma=gamma1, beta=0., convs=(0,1)):
         def make(nf):
             m = CifarBlock(nf, nf, 1)
-            for conv,bn in (list(m.convs[i])[:2] for i in convs):
+            for conv,bn in (list(m.branch[i])[:2] for i in convs):
                 kernel(conv.weight.data)
                 nn.init.constant_(bn.weight, gamma(bn.eps))
                 nn.init.constant_(bn.bias, beta)
@@ -401,14 +401,14 @@ def preact(MyPreAct):
     "A class of ni, nf, stride"
     def bias_conv(ni, nf, ks=3, stride=1): return nn.Conv2d(ni, nf, ks, stride, ks//2)
     def around(m, x): return x if m.way is None else m.way(x)
-    def known(join=lambda m,x,y: m.convs(y)+around(m, x if m.way is None else y), pre=norm_relu, mid=norm_relu,
+    def known(join=lambda m,x,y: m.branch(y)+around(m, x if m.way is None else y), pre=norm_relu, mid=norm_relu,
               end=lambda nf: nn.Identity(), conv=bare_conv, way=None, strides=lambda s: (s,1), always=False):
         class Block(nn.Module):
             def __init__(self, ni, nf, stride=1):
                 super().__init__()
                 a,b = strides(stride)
                 self.pre = pre(ni)
-                self.convs = nn.Sequential(conv(ni, nf, 3, a), mid(nf), conv(nf, nf, 3, b), end(nf))
+                self.branch = nn.Sequential(conv(ni, nf, 3, a), mid(nf), conv(nf, nf, 3, b), end(nf))
                 self.way = (way or conv)(ni, nf, 1, stride) if always or ni!=nf or stride>1 else None
             def forward(self, x): return join(self, x, self.pre(x))
         return Block
@@ -416,18 +416,18 @@ def preact(MyPreAct):
     check_module(MyPreAct, PreActBlock, block_cases,
         ('that is v1: norm and ReLU come before each convolution, and nothing after the sum', BasicBlock),
         ('the 1x1 convolution takes the raw input; it should take what norm and ReLU have made of it',
-         known(lambda m,x,y: m.convs(y)+around(m, x))),
+         known(lambda m,x,y: m.branch(y)+around(m, x))),
         ('where the shape stays, the path takes `x` itself; here norm and ReLU stand in its way',
-         known(lambda m,x,y: m.convs(y)+around(m, y))),
+         known(lambda m,x,y: m.branch(y)+around(m, y))),
         ('the branch takes the raw input: what norm and ReLU have made of it is lost',
-         known(lambda m,x,y: m.convs(x)+around(m, x if m.way is None else y))),
+         known(lambda m,x,y: m.branch(x)+around(m, x if m.way is None else y))),
         ('branch and path take the raw input: what norm and ReLU have made of it is lost',
-         known(lambda m,x,y: m.convs(x)+around(m, x))),
+         known(lambda m,x,y: m.branch(x)+around(m, x))),
         ("norm and ReLU are computed twice, which moves the norm's averages twice a step: once, for branch and path",
-         known(lambda m,x,y: m.convs(y)+(x if m.way is None else m.way(m.pre(x))))),
+         known(lambda m,x,y: m.branch(y)+(x if m.way is None else m.way(m.pre(x))))),
         ('a ReLU follows the sum; the path should be free', known(lambda m,x,y: F.relu(
-            m.convs(y)+around(m, x if m.way is None else y)))),
-        ('the way around is missing', known(lambda m,x,y: m.convs(y))),
+            m.branch(y)+around(m, x if m.way is None else y)))),
+        ('the way around is missing', known(lambda m,x,y: m.branch(y))),
         ('the ReLU before the first convolution is missing', known(pre=BatchNorm)),
         ('the ReLU before the second convolution is missing', known(mid=BatchNorm)),
         ('the norm before the first convolution is missing', known(pre=lambda n: nn.ReLU())),
