@@ -3,9 +3,10 @@ import json, sys
 import pytest, torch
 from fastai.vision.all import *
 from resnet_course import bench as benchmark
+from resnet_course.kit.results import show_table
 from resnet_course.kit.timing import peak_memory
 from resnet_course.fcn import get_fcn
-from resnet_course.bench import _Pace, bench, bench_results, bench_table, bench_targets
+from resnet_course.bench import _Pace, bench, bench_results, bench_rows, bench_targets
 from conftest import one_line, photo_set, tiny_learner
 
 @pytest.fixture(scope='module')
@@ -80,7 +81,7 @@ def test_photos_of_more_classes_than_ten(tmp_path, monkeypatch):
 
 def test_tables_and_targets(records):
     for rec in records[1].values():
-        t = bench_table(rec)
+        t = show_table(bench_rows(rec))
         assert len(t)==len(rec['rows']) and not t.astype(str).isin(['nan','None','<NA>']).any().any()
     t = bench_targets(records[1])
     assert list(t.part)==sorted(t.part) and set(t.part)==set('abcdf') and t.met.map(lambda o: o in (True,False)).all()
