@@ -22,7 +22,7 @@ test: $(READY)  ## everything that CI runs
 
 lab: $(READY)  ## open the lessons in JupyterLab
 	@# fastai scripts a function when it is imported, of which torch warns: nothing that a learner could mend
-	PYTHONWARNINGS=ignore::FutureWarning:torch.jit._script $(BIN)/jupyter lab --notebook-dir=. index.ipynb
+	PYTHONWARNINGS=ignore::FutureWarning:torch.jit._script $(BIN)/jupyter lab --notebook-dir=. nbs/00_why.ipynb
 
 readme: $(READY)  ## make README.md from index.ipynb
 	$(BIN)/python .ci/readme.py

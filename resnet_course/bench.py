@@ -8,6 +8,7 @@ __all__ = ['bench_parts', 'bench', 'bench_results', 'bench_rows', 'bench_targets
 # %% ../nbs/tools/bench.ipynb #fc038ffb
 import gc
 from fastai.vision.all import *
+from torchvision import models   # after fastai, which has others
 from .kit.files import CourseError, load_json, save_json
 from .kit.photos import data_name, fingerprint, photos_by_class
 from .kit.costs import layer_costs
@@ -24,7 +25,7 @@ from .speed import fast_learner, keep_memory
 
 # %% ../nbs/tools/bench.ipynb #c9eb94ce
 class _Pace(Callback):
-    "Seconds an image in training and in validation, without the first batch; each ends after about `limit` seconds"
+    "Seconds per image in training and in validation, without the first batch; each ends after about `limit` seconds"
     order = 2000
     def __init__(self, limit): self.limit,self.seconds = limit,[]
     def begin(self): self.times,self.counts = [time.perf_counter()],[]
@@ -35,20 +36,21 @@ class _Pace(Callback):
     def end(self):
         first = len(self.counts)>1
         self.seconds.append((self.times[-1]-self.times[first])/sum(self.counts[first:]))
+    def through(self, f, batches):
+        "Calls `f` with batches until that is enough"
+        self.begin()
+        for xb,yb in batches:
+            f(xb, yb)
+            if self.enough(len(yb)): break
+        self.end()
     before_train = before_validate = begin
     after_train = after_validate = end
     def after_batch(self):
         if self.enough(len(self.yb[0])): raise CancelTrainException if self.training else CancelValidException
 
-def _short_epoch(path, fast):
-    "What `peak_memory` looks at: some batches of ResNet-18, trained and validated"
-    path = Path(path)
-    load,make = (cached_data,fast_learner) if fast else (get_data,partial(get_learner, precision='fp32'))
-    dls = load(path, **run_settings(path))
-    learn = make(dls, resnet18(dls.c))
-    with learn.no_bar(): learn.fit(1, cbs=_Pace(8.))
-
 # %% ../nbs/tools/bench.ipynb #458930e7
+_chapter,_chapter_step,_crop_flip = 'chapter 14 as printed',"chapter 14's fp32 step",'course, crop and flip'
+
 def _timm():
     "timm, or None and a line that says so"
     try: import timm.data, timm.optim
@@ -56,29 +58,25 @@ def _timm():
     return timm
 
 def _rows(times, n, unit, base=None, **about):
-    "Rows of `n` a second (n=None: of seconds) from `times`, seconds with a column a name and a row a repeat"
+    "Rows of `n` per second (n=None: of seconds) from `times`: seconds, a column for each name, a row for each repeat"
     med,values = times.median(),times if n is None else n/times
     return [dict(about, what=k, median=float(v.median()), unit=unit, spread=float((v.max()-v.min())/2/v.median()),
                  ratio=float(med[base]/med[k]) if base else None) for k,v in values.items()]
 
-# %% ../nbs/tools/bench.ipynb #18621507
+# %% ../nbs/tools/bench.ipynb #8d91c8b2
 class _Bench:
-    "The parts of a bench, as generators of rows"
-    chapter = 'chapter 14 as printed'
+    "What the parts of a bench share; `quick`: tiny sizes"
     def __init__(self, path, repeats, quick):
         self.path,self.repeats,self.quick,self.device = path,repeats,quick,default_device()
         self.precision = 'fp32' if choose_precision()[0]=='fp32' else 'bf16'
         self.settings = run_settings(path)
         self.sizes,self.bs,self.seconds = ((32,),4,0.) if quick else ((128,224),64,10.)
-
     def batch(self, size, bs):
         return torch.randn(bs, 3, size, size, device=self.device), torch.randint(0, 10, (bs,), device=self.device)
     def step(self, make, net, batch, **kwargs):
         return training_step(make(SimpleNamespace(device=self.device, path=Path('.')), net, **kwargs), *batch)
     def course(self, net, batch): return self.step(fast_learner, net, batch, precision=self.precision)
-    def plain(self, net, opt, batch):
-        net.to(self.device)
-        return partial(plain_step(net, opt(net), self.precision), *batch)
+    def plain(self, net, opt, batch): return partial(plain_step(net.to(self.device), opt(net), self.precision), *batch)
     def compiled(self, net, opt, batch):
         "None, and a line that says so, where `torch.compile` has no compiler"
         net.compile()
@@ -90,170 +88,177 @@ class _Bench:
         for f in steps.values(): f(); f()   # the first ones prepare things
         return interleaved(steps, self.repeats)
 
-    def steps(self):
-        "(a)"
-        timm = _timm()
-        from torchvision import models
-        def sgd(m): return torch.optim.SGD(m.parameters(), lr=1e-3, momentum=.9, weight_decay=1e-4)
-        for size,(depth,net,xnet) in itertools.product(self.sizes, [(18,resnet18,xresnet18), (50,resnet50,xresnet50)]):
-            batch = self.batch(size, self.bs if depth==18 and size<=128 else self.bs//2)
-            steps = {"chapter 14's fp32 step":self.step(get_learner, net(10), batch, precision='fp32'),
-                f'fastai xresnet{depth}':self.step(get_learner, xnet(n_out=10), batch, precision=self.precision,
-                                                   cbs=ChannelsLast()),
-                'course':self.course(net(10), batch)}
-            if timm:
-                opt = partial(timm.optim.create_optimizer_v2, opt='sgd', lr=1e-3, momentum=.9, weight_decay=2e-5)
-                other = timm.create_model(f'resnet{depth}d', num_classes=10)
-                steps[f'timm resnet{depth}d'] = self.plain(other, opt, batch)
-            if depth==18 and size==128:   # once: to compile takes a minute
-                steps['plain loop'] = self.plain(net(10), sgd, batch)
-                if step:=self.compiled(net(10), sgd, batch): steps['plain loop, compiled'] = step
-            yield from _rows(self.times(steps), len(batch[0]), 'images/s', "chapter 14's fp32 step",
-                             net=f'resnet{depth}', size=size, precision=self.precision)
-            other = getattr(models, f'resnet{depth}')(num_classes=10)
-            steps = {f'torchvision resnet{depth}':self.plain(other, sgd, batch),
-                     'course':self.course(resnet_b(depth, 10), batch)}
-            yield from _rows(self.times(steps), len(batch[0]), 'images/s', f'torchvision resnet{depth}',
-                             net=f'resnet_b({depth})', size=size, precision=self.precision)
+# %% ../nbs/tools/bench.ipynb #db1ebe11
+def _sgd(model): return torch.optim.SGD(model.parameters(), lr=1e-3, momentum=.9, weight_decay=1e-4)
 
-    def loaders(self):
-        "What is compared in (b) and (c), each with its training and validation loader"
-        s,found = self.settings,photos_by_class(self.path)
-        files = [f for split in found.values() for fs in split.values() for f in fs]
-        workers,val_bs = n_workers(len(files)),max(s['bs'],64)
-        res = {self.chapter:get_data(self.path, **s)}
-        res['fastai, tuned'] = DataBlock((ImageBlock, CategoryBlock), get_items=lambda _: files, get_y=parent_label,
-            splitter=GrandparentSplitter(valid_name='val'), item_tfms=RandomResizedCrop(s['resize'], min_scale=.35),
-            batch_tfms=[Flip(), Normalize.from_stats(*imagenet_stats)],
-        ).dataloaders(self.path, bs=s['bs'], val_bs=val_bs, num_workers=workers)
-        if timm:=_timm():
-            load = partial(timm.data.create_loader, input_size=s['resize'], use_prefetcher=False, scale=(.35,1.),
-                color_jitter=None, crop_pct=1., persistent_workers=False, num_workers=workers, device=self.device)
-            train,val = (timm.data.ImageDataset(str(self.path/o)) for o in ('train','val'))
-            res["plain loop, timm's loader"] = SimpleNamespace(train=load(train, batch_size=s['bs'], is_training=True),
-                                                               valid=load(val, batch_size=val_bs))
-        return res | {"course, chapter's transforms":cached_chapter_data(self.path, **s),
-                      'course, crop and flip':cached_data(self.path, **s)}
+def _step_cases(b, depth, net, xnet, size, batch, timm):
+    "What is compared: (net, base, steps), first nets with a stem of three convolutions, then torchvision's"
+    steps = {_chapter_step:b.step(get_learner, net(10), batch, precision='fp32'),
+        f'fastai xresnet{depth}':b.step(get_learner, xnet(n_out=10), batch, precision=b.precision, cbs=ChannelsLast()),
+        'course':b.course(net(10), batch)}
+    if timm:
+        opt = partial(timm.optim.create_optimizer_v2, opt='sgd', lr=1e-3, momentum=.9, weight_decay=2e-5)
+        steps[f'timm resnet{depth}d'] = b.plain(timm.create_model(f'resnet{depth}d', num_classes=10), opt, batch)
+    if depth==18 and size==128:   # once: to compile takes a minute
+        steps['plain loop'] = b.plain(net(10), _sgd, batch)
+        if step:=b.compiled(net(10), _sgd, batch): steps['plain loop, compiled'] = step
+    yield f'resnet{depth}', _chapter_step, steps
+    base,other = f'torchvision resnet{depth}',getattr(models, f'resnet{depth}')(num_classes=10)
+    steps = {base:b.plain(other, _sgd, batch), 'course':b.course(resnet_b(depth, 10), batch)}
+    yield f'resnet_b({depth})', base, steps
 
-    def epochs(self):
-        "(b)"
-        loaders,nets = self.loaders(),dict(fcn=get_fcn, resnet18=resnet18)
-        first = loaders[self.chapter]
-        for name,net in nets.items():
-            paces = [{k:self.epoch(k, dls, net(first.c)) for k,dls in loaders.items()} for _ in range(self.repeats)]
-            times = pd.DataFrame([{k:first.train.n*a + first.valid.n*b for k,(a,b) in o.items()} for o in paces])
-            for row in _rows(times, None, 's/epoch', self.chapter, net=name, size=self.settings['resize']):
-                a,b = np.median([o[row['what']] for o in paces], 0)
-                yield dict(row, train_rate=1/a, valid_rate=1/b, timed=f'{self.seconds:.0f} s of each, scaled')
-            chapter_learner = partial(get_learner, precision='fp32')
-            for k,make in ((self.chapter,chapter_learner), ('course, crop and flip',fast_learner)):
-                parts = profile_epoch(make(loaders[k], net(first.c)), 0. if self.quick else .1)
-                yield dict(what=f'profile: {k}', net=name, size=self.settings['resize'], median=float(parts.sum()),
-                           unit='s', spread=None, ratio=None, parts=parts.to_dict(),
-                           timed='some batches, loading in one process')
-    def epoch(self, what, dls, net):
-        "Seconds an image, of training and of validation"
-        pace = _Pace(self.seconds)
-        if what.startswith('plain'): self.plain_epoch(dls, net.to(self.device), pace)
-        else:
-            if what.startswith('course'): learn = fast_learner(dls, net)
-            elif what==self.chapter: learn = get_learner(dls, net, 'fp32')
-            else:
-                adam = partial(OptimWrapper, opt=torch.optim.AdamW, fused=True)
-                precision = 'fp32' if self.device.type=='cpu' else None   # all that fastai itself has there
-                learn = get_learner(dls, net, precision, opt_func=adam, cbs=ChannelsLast())
-            with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-3, cbs=pace)
-        return pace.seconds
-    def plain_epoch(self, dls, net, pace):
-        opt = torch.optim.AdamW(net.parameters(), lr=1e-3, fused=True)
-        step = plain_step(net, opt, self.precision)
-        @torch.no_grad()
-        def validate(xb, yb):
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision=='bf16'):
-                return accuracy(net(xb.to(memory_format=torch.channels_last)).float(), yb).item()
-        for dl,f in ((dls.train,step), (dls.valid,validate)):
-            net.train(f is step)
-            pace.begin()
-            for xb,yb in dl:
-                f(xb.to(self.device), yb.to(self.device))
-                if pace.enough(len(yb)): break
-            pace.end()
+def _steps(b):
+    "(a)"
+    timm = _timm()
+    for size,(depth,net,xnet) in itertools.product(b.sizes, [(18,resnet18,xresnet18), (50,resnet50,xresnet50)]):
+        batch = b.batch(size, b.bs if depth==18 and size<=128 else b.bs//2)
+        for k,base,steps in _step_cases(b, depth, net, xnet, size, batch, timm):
+            yield from _rows(b.times(steps), len(batch[0]), 'images/s', base, net=k, size=size, precision=b.precision)
 
-    def loading(self):
-        "(c)"
-        decoding = cached_data(self.path, cache=False, **self.settings)
-        loaders = self.loaders() | {'course, crop and flip, decoded anew':decoding}
-        def rate(dl):
-            pace = _Pace(self.seconds)
-            pace.begin()
-            for b in dl:
-                if pace.enough(len(b[1])): break
-            pace.end()
-            return pace.seconds[0]
-        times = pd.DataFrame([{k:rate(dls.train) for k,dls in loaders.items()} for _ in range(self.repeats)])
-        yield from _rows(times, 1, 'images/s', self.chapter, size=self.settings['resize'])
+# %% ../nbs/tools/bench.ipynb #4a3b620a
+def _loaders(b):
+    "What is compared in (b) and (c), each with its training and validation loader"
+    s,found = b.settings,photos_by_class(b.path)
+    files = [f for split in found.values() for fs in split.values() for f in fs]
+    workers,val_bs = n_workers(len(files)),max(s['bs'],64)
+    res = {_chapter:get_data(b.path, **s)}
+    res['fastai, tuned'] = DataBlock((ImageBlock, CategoryBlock), get_items=lambda _: files, get_y=parent_label,
+        splitter=GrandparentSplitter(valid_name='val'), item_tfms=RandomResizedCrop(s['resize'], min_scale=.35),
+        batch_tfms=[Flip(), Normalize.from_stats(*imagenet_stats)],
+    ).dataloaders(b.path, bs=s['bs'], val_bs=val_bs, num_workers=workers)
+    if timm:=_timm():
+        load = partial(timm.data.create_loader, input_size=s['resize'], use_prefetcher=False, scale=(.35,1.),
+            color_jitter=None, crop_pct=1., persistent_workers=False, num_workers=workers, device=b.device)
+        train,val = (timm.data.ImageDataset(str(b.path/o)) for o in ('train','val'))
+        res["plain loop, timm's loader"] = SimpleNamespace(train=load(train, batch_size=s['bs'], is_training=True),
+                                                           valid=load(val, batch_size=val_bs))
+    return res | {"course, chapter's transforms":cached_chapter_data(b.path, **s), _crop_flip:cached_data(b.path, **s)}
 
-    def limits(self):
-        "(d)"
-        peaks = machine_peaks((256,), 4, 2) if self.quick else machine_peaks()
-        for k,o in peaks.items():
-            yield dict(what=k, median=o, unit='GB/s' if k=='copy' else 'TFLOP/s', spread=None, ratio=None)
-        for name,net,bs in (('fcn',get_fcn,2*self.bs), ('resnet18',resnet18,self.bs), ('resnet50',resnet50,self.bs//2)):
-            work = 6*layer_costs(net(10), self.sizes[0]).macs.sum()*bs/1e12
-            times = self.times({name:self.course(net(10), self.batch(self.sizes[0], bs))})
-            for row in _rows(times, work, 'TFLOP/s', size=self.sizes[0]):
-                yield dict(row, share=row['median']/peaks[self.precision])
+# %% ../nbs/tools/bench.ipynb #20dbe47d
+def _plain_epoch(b, dls, net, pace):
+    opt = torch.optim.AdamW(net.parameters(), lr=1e-3, fused=True)
+    step = plain_step(net, opt, b.precision)
+    @torch.no_grad()
+    def validate(xb, yb):
+        with torch.autocast(b.device.type, torch.bfloat16, enabled=b.precision=='bf16'):
+            return accuracy(net(xb.to(memory_format=torch.channels_last)).float(), yb).item()
+    for dl,f in ((dls.train,step), (dls.valid,validate)):
+        net.train(f is step)
+        pace.through(lambda xb,yb: f(xb.to(b.device), yb.to(b.device)), dl)
+    return pace.seconds
 
-    def memory(self):
-        "(e)"
-        code = 'from resnet_course.bench import _short_epoch; _short_epoch({!r}, {})'.format
-        peaks = {k:peak_memory(code(str(self.path), fast)) for k,fast in ((self.chapter,False), ('course',True))}
-        photos = cached_data(self.path, **self.settings).train_ds.photos
-        peaks['cache of photos'] = photos.pixels.nbytes if isinstance(photos, PhotoCache) else 0
-        for k,o in peaks.items():
-            if o is not None: yield dict(what=k, median=o/1e9, unit='GB', spread=None, ratio=None)
+def _epoch(b, what, dls, net):
+    "Seconds per image, of training and of validation"
+    pace = _Pace(b.seconds)
+    if what.startswith('plain'): return _plain_epoch(b, dls, net.to(b.device), pace)
+    if what.startswith('course'): learn = fast_learner(dls, net)
+    elif what==_chapter: learn = get_learner(dls, net, 'fp32')
+    else:
+        adam = partial(OptimWrapper, opt=torch.optim.AdamW, fused=True)
+        precision = 'fp32' if b.device.type=='cpu' else None   # all that fastai itself has there
+        learn = get_learner(dls, net, precision, opt_func=adam, cbs=ChannelsLast())
+    with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-3, cbs=pace)
+    return pace.seconds
 
-    def growth(self):
-        "(f)"
-        def cases(nets, sizes, bs):
-            steps = {f'resnet{k}, {s} px':self.course(net(10), self.batch(s, bs))
-                     for k,net in nets.items() for s in sizes}
-            work = [int(layer_costs(net(10), s).macs.sum())*bs for net in nets.values() for s in sizes]
-            return steps,work
-        nets = {18:resnet18, 34:resnet34, 50:resnet50, 101:resnet101, 152:resnet152}
-        if self.quick: nets = {18:resnet18, 34:resnet34}
-        sizes,bs = ((32,64),2) if self.quick else ((64,96,128,160,192,224),32)
-        yield from self.fitted('image size', *cases({18:resnet18}, sizes, bs))
-        yield from self.fitted('depth', *cases(nets, self.sizes[:1], max(bs//2,2)))
-        dls = cached_data(self.path, **self.settings)
-        counts = [o for o in (1000,2250,4500,9000) if o<=dls.train.n]
-        if len(counts)<2: counts = [max(dls.train.n//4, 1), dls.train.n]
-        yield from self.fitted('data', {f'{n} photos':self.train_epoch(dls, n) for n in counts}, counts)
-    def train_epoch(self, dls, n):
-        some = copy(dls.train_ds)
-        some.items,some.labels = some.items[:n],some.labels[:n]
-        learn = fast_learner(DataLoaders(dls.train.new(some, drop_last=False), dls.valid), get_fcn(dls.c))
-        def f():
-            with learn.no_bar(), learn.no_logging(): learn.fit(1, cbs=_TrainOnly())
-        return f
-    def fitted(self, what, steps, work):
-        times = self.times(steps)
-        slope = np.polyfit(np.log(work), np.log(times.median()), 1)[0]
-        for row,o in zip(_rows(times, None, 's'), work): yield dict(row, grows=what, work=o)
-        yield dict(what='exponent', grows=what, median=float(slope), unit='', spread=None, ratio=None)
+# %% ../nbs/tools/bench.ipynb #ff3bb740
+def _epochs(b):
+    "(b)"
+    loaders = _loaders(b)
+    chapter = loaders[_chapter]
+    n = chapter.train.n,chapter.valid.n
+    for name,net in dict(fcn=get_fcn, resnet18=resnet18).items():
+        about = dict(net=name, size=b.settings['resize'])
+        rounds = [{k:_epoch(b, k, dls, net(chapter.c)) for k,dls in loaders.items()} for _ in range(b.repeats)]
+        times = pd.DataFrame([{k:np.dot(n, seconds) for k,seconds in o.items()} for o in rounds])
+        for row in _rows(times, None, 's/epoch', _chapter, **about):
+            train,valid = np.median([o[row['what']] for o in rounds], 0)
+            yield dict(row, train_rate=1/train, valid_rate=1/valid, timed=f'{b.seconds:.0f} s of each, scaled')
+        for k,make in ((_chapter,partial(get_learner, precision='fp32')), (_crop_flip,fast_learner)):
+            parts = profile_epoch(make(loaders[k], net(chapter.c)), 0. if b.quick else .1)
+            yield dict(about, what=f'profile: {k}', median=float(parts.sum()), unit='s', spread=None, ratio=None,
+                       parts=parts.to_dict(), timed='some batches, loading in one process')
+
+# %% ../nbs/tools/bench.ipynb #cbd40738
+def _loading(b):
+    "(c)"
+    loaders = _loaders(b) | {f'{_crop_flip}, decoded anew':cached_data(b.path, cache=False, **b.settings)}
+    def seconds(dl):
+        pace = _Pace(b.seconds)
+        pace.through(noop, dl)
+        return pace.seconds[0]
+    times = pd.DataFrame([{k:seconds(dls.train) for k,dls in loaders.items()} for _ in range(b.repeats)])
+    yield from _rows(times, 1, 'images/s', _chapter, size=b.settings['resize'])
+
+def _limits(b):
+    "(d)"
+    peaks = machine_peaks((256,), 4, 2) if b.quick else machine_peaks()
+    for k,o in peaks.items():
+        yield dict(what=k, median=o, unit='GB/s' if k=='copy' else 'TFLOP/s', spread=None, ratio=None)
+    size = b.sizes[0]
+    for name,net,bs in (('fcn',get_fcn,2*b.bs), ('resnet18',resnet18,b.bs), ('resnet50',resnet50,b.bs//2)):
+        work = 6*layer_costs(net(10), size).macs.sum()*bs/1e12
+        times = b.times({name:b.course(net(10), b.batch(size, bs))})
+        for row in _rows(times, work, 'TFLOP/s', size=size): yield dict(row, share=row['median']/peaks[b.precision])
+
+def _short_epoch(path, fast):
+    "What `peak_memory` looks at: some batches of ResNet-18, trained and validated"
+    load,make = (cached_data,fast_learner) if fast else (get_data,partial(get_learner, precision='fp32'))
+    dls = load(Path(path), **run_settings(Path(path)))
+    learn = make(dls, resnet18(dls.c))
+    with learn.no_bar(): learn.fit(1, cbs=_Pace(8.))
+
+def _memory(b):
+    "(e)"
+    code = 'from resnet_course.bench import _short_epoch; _short_epoch({!r}, {})'.format
+    peaks = {k:peak_memory(code(str(b.path), fast)) for k,fast in ((_chapter,False), ('course',True))}
+    photos = cached_data(b.path, **b.settings).train_ds.photos
+    peaks['cache of photos'] = photos.pixels.nbytes if isinstance(photos, PhotoCache) else 0
+    for k,o in peaks.items():
+        if o is not None: yield dict(what=k, median=o/1e9, unit='GB', spread=None, ratio=None)
 
 # %% ../nbs/tools/bench.ipynb #da93a7a1
-class _TrainOnly(Callback):
-    def before_validate(self): raise CancelValidException
+def _train_epoch(dls, n):
+    "A function that trains one epoch on the first `n` photos"
+    some = copy(dls.train_ds)
+    some.items,some.labels = some.items[:n],some.labels[:n]
+    learn = fast_learner(DataLoaders(dls.train.new(some, drop_last=False), dls.valid), get_fcn(dls.c))
+    def no_validation(cb): raise CancelValidException
+    def f():
+        with learn.no_bar(), learn.no_logging(): learn.fit(1, cbs=Callback(before_validate=no_validation))
+    return f
+
+def _cases(b, nets, sizes, bs):
+    "Steps of the course's nets, and the work of each"
+    cases = list(itertools.product(nets.items(), sizes))
+    steps = {f'resnet{depth}, {size} px':b.course(net(10), b.batch(size, bs)) for (depth,net),size in cases}
+    return steps, [int(layer_costs(net(10), size).macs.sum())*bs for (_,net),size in cases]
+
+def _fitted(b, what, steps, work):
+    times = b.times(steps)
+    slope = np.polyfit(np.log(work), np.log(times.median()), 1)[0]
+    for row,o in zip(_rows(times, None, 's'), work): yield dict(row, grows=what, work=o)
+    yield dict(what='exponent', grows=what, median=float(slope), unit='', spread=None, ratio=None)
+
+def _growth(b):
+    "(f)"
+    nets = {18:resnet18, 34:resnet34} | ({} if b.quick else {50:resnet50, 101:resnet101, 152:resnet152})
+    sizes,bs = ((32,64),2) if b.quick else ((64,96,128,160,192,224),32)
+    yield from _fitted(b, 'image size', *_cases(b, {18:resnet18}, sizes, bs))
+    yield from _fitted(b, 'depth', *_cases(b, nets, b.sizes[:1], max(bs//2,2)))
+    dls = cached_data(b.path, **b.settings)
+    counts = [o for o in (1000,2250,4500,9000) if o<=dls.train.n]
+    if len(counts)<2: counts = [max(dls.train.n//4, 1), dls.train.n]
+    yield from _fitted(b, 'data', {f'{n} photos':_train_epoch(dls, n) for n in counts}, counts)
 
 # %% ../nbs/tools/bench.ipynb #ee1410f3
-bench_parts = dict(a='steps', b='epochs', c='loading', d='limits', e='memory', f='growth')
+_parts = dict(steps=_steps, epochs=_epochs, loading=_loading, limits=_limits, memory=_memory, growth=_growth)
+bench_parts = dict(zip('abcdef', _parts))
 
 def bench(
     parts:str='abcdef', # keys of `bench_parts`
     data=None, # as in `course_path`
     repeats:int=5, # of which the median counts
-    out:Path='runs/bench', # folder of the records, a file a part
+    out:Path='runs/bench', # folder of the records, one file for each part
     resume:bool=False, # keep the parts that are there, of the same data, repeats and sizes
     quick:bool=False, # tiny sizes, to see it run; its figures mean nothing
 ) -> dict: # the records, {part's name: record}
@@ -271,7 +276,7 @@ def bench(
         if any(there.get(k)!=v for k,v in about.items()):
             print(f'({part}) {name}')
             set_seed(42)
-            rows = list(getattr(b, name)())
+            rows = list(_parts[name](b))
             command = f'resnet_course bench --parts {part} --data {data_name(path)} --repeats {repeats}'
             save_json(file, dict(name=f'bench-{name}', command=command, **about, rows=rows, hardware=hardware(),
                                  versions=versions(), commit=commit()))
@@ -280,68 +285,65 @@ def bench(
     return res
 
 # %% ../nbs/tools/bench.ipynb #91f65b83
-def bench_results(
-    folder:Path='../results/bench' # of `bench`
-) -> dict: # {part's name: record}, of those that are there
-    "The records of a bench"
+def bench_results(folder:Path='../results/bench') -> dict:
+    "The records in a `folder` of `bench`, as {part's name: record}; the parts that are there"
     recs = {name:load_json(Path(folder)/f'{part}-{name}.json') for part,name in bench_parts.items()}
     return {k:o for k,o in recs.items() if o}
 
-def bench_rows(
-    record:dict # one of `bench_results`
-) -> pd.DataFrame: # one row for each measurement
-    "What was measured, for `show_table`"
+def bench_rows(record:dict) -> pd.DataFrame:
+    "What was measured, from one of `bench_results`: one row for each measurement, for `show_table`"
     names = dict(net='net', grows='grows', size='px', what='what', median='median', unit='unit', spread='±',
                  ratio='times as fast', share='share of the peak')
     d = pd.DataFrame(record['rows'])
     return d[[o for o in names if o in d]].rename(columns=names)
 
-# %% ../nbs/tools/bench.ipynb #6c7c8c20
-def bench_targets(
-    records:dict # from `bench_results`
-) -> pd.DataFrame: # columns part, target, figure, met
-    "What was to be reached, what was measured, and whether that is enough; for the parts that are there"
-    rows = {k:pd.DataFrame(o['rows']) for k,o in records.items()}
-    res = []
-    def say(part, target, value, text, met): res.append((part, target, text.format(value), met))
-    if 'steps' in rows:
-        for (net,size),d in rows['steps'].groupby(['net','size'], sort=False):
-            d = d.set_index('what')
-            peers = d.drop(index=['course',"chapter 14's fp32 step"], errors='ignore')['median']
-            v = d['median']['course']/peers.max()
-            say('a', f'{net}, {size} px: faster than {peers.idxmax()}', v, '{:.2f} times', v>1)
-            if "chapter 14's fp32 step" in d.index:
-                v = d.ratio['course']
-                say('a', f"{net}, {size} px: 3 times chapter 14's fp32 step", v, '{:.1f} times', v>=3)
-    if 'epochs' in rows:
-        d = rows['epochs']
-        epochs = d[d.unit=='s/epoch'].set_index(['net','what'])
-        for net,what,goal in (('fcn',"course, chapter's transforms",2), ('fcn','course, crop and flip',4),
-                              ('resnet18','course, crop and flip',3)):
-            v = epochs.ratio[net,what]
-            say('b', f'{net}, {what}: {goal} times chapter 14', v, '{:.1f} times', v>=goal)
-        for net in ('fcn','resnet18'):
-            o = epochs['median'][net]
-            v = o[~o.index.str.startswith('course')].min()/o['course, crop and flip']
-            say('b', f'{net}: faster than every other', v, '{:.2f} times', v>1)
-        o = first(d[(d.net=='resnet18') & (d.what=='profile: course, crop and flip')].parts)
-        v = o['waiting for data']/sum(o.values())
-        say('d', 'resnet18: at most 5% of an epoch waiting for data', v, '{:.1%}', v<=.05)
-    if 'loading' in rows:
-        d = rows['loading'].set_index('what')
-        for what,goal in (("course, chapter's transforms",1.8), ('course, crop and flip',5)):
-            say('c', f'{what}: {goal} times chapter 14', d.ratio[what], '{:.1f} times', d.ratio[what]>=goal)
-    if 'limits' in rows:
-        v = rows['limits'].set_index('what').share['resnet18']
-        say('d', 'resnet18: 65% of the peak', v, '{:.0%}', v>=.65)
-    if 'memory' in rows and len(rows['memory']):
-        o = rows['memory'].set_index('what')['median']
-        if 'course' in o:
-            v = o['course']/(o['chapter 14 as printed']+o['cache of photos'])
-            say('e', 'no more than chapter 14 and the cache', v, '{:.2f} times', v<=1)
-    if 'growth' in rows:
-        d = rows['growth']
-        for _,o in d[d.what=='exponent'].iterrows():
-            say('f', f'{o.grows}: exponent 1 ± 0.15', o['median'], '{:.2f}', abs(o['median']-1)<=.15)
+# %% ../nbs/tools/bench.ipynb #32cc9525
+# Of each part's rows: (part, target, figure, met)
+def _reach(part, what, v, goal, of='chapter 14'): return part, f'{what}: {goal} times {of}', f'{v:.1f} times', v>=goal
+def _beat(part, what, v, than): return part, f'{what}: faster than {than}', f'{v:.2f} times', v>1
+
+def _steps_targets(d):
+    for (net,size),d in d.groupby(['net','size'], sort=False):
+        d = d.set_index('what')
+        peers = d.drop(index=['course',_chapter_step], errors='ignore')['median']
+        yield _beat('a', f'{net}, {size} px', d['median']['course']/peers.max(), peers.idxmax())
+        if _chapter_step in d.index: yield _reach('a', f'{net}, {size} px', d.ratio['course'], 3, _chapter_step)
+
+def _epochs_targets(d):
+    epochs = d[d.unit=='s/epoch'].set_index(['net','what'])
+    for net,what,goal in (('fcn',"course, chapter's transforms",2), ('fcn',_crop_flip,4), ('resnet18',_crop_flip,3)):
+        yield _reach('b', f'{net}, {what}', epochs.ratio[net,what], goal)
+    for net in ('fcn','resnet18'):
+        o = epochs['median'][net]
+        yield _beat('b', net, o[~o.index.str.startswith('course')].min()/o[_crop_flip], 'every other')
+    o = first(d[(d.net=='resnet18') & (d.what==f'profile: {_crop_flip}')].parts)
+    v = o['waiting for data']/sum(o.values())
+    yield 'd', 'resnet18: at most 5% of an epoch waiting for data', f'{v:.1%}', v<=.05
+
+def _loading_targets(d):
+    ratio = d.set_index('what').ratio
+    for what,goal in (("course, chapter's transforms",1.8), (_crop_flip,5)): yield _reach('c', what, ratio[what], goal)
+
+# %% ../nbs/tools/bench.ipynb #2a299bfa
+def _limits_targets(d):
+    v = d.set_index('what').share['resnet18']
+    yield 'd', 'resnet18: 65% of the peak', f'{v:.0%}', v>=.65
+
+def _memory_targets(d):
+    o = d.set_index('what')['median'] if len(d) else {}
+    if 'course' in o:
+        v = o['course']/(o[_chapter]+o['cache of photos'])
+        yield 'e', 'no more than chapter 14 and the cache', f'{v:.2f} times', v<=1
+
+def _growth_targets(d):
+    for _,o in d[d.what=='exponent'].iterrows():
+        yield 'f', f'{o.grows}: exponent 1 ± 0.15', f"{o['median']:.2f}", abs(o['median']-1)<=.15
+
+_targets = dict(steps=_steps_targets, epochs=_epochs_targets, loading=_loading_targets, limits=_limits_targets,
+                memory=_memory_targets, growth=_growth_targets)
+
+def bench_targets(records:dict) -> pd.DataFrame:
+    "What was to be reached, what was measured, and whether that is enough: columns part, target, figure, met"
+    res = [o for k,f in _targets.items() if k in records for o in f(pd.DataFrame(records[k]['rows']))]
     res = pd.DataFrame(res, columns=['part','target','figure','met'])
     return res.sort_values('part', kind='stable', ignore_index=True)

@@ -16,16 +16,22 @@ class Bottleneck(ResBlock):
     expansion = 4
     @staticmethod
     def conv_branch(ni, nf, stride):
-        return nn.Sequential(ConvLayer(ni, nf//4, 1), ConvLayer(nf//4, nf//4, stride=stride),
-                             ConvLayer(nf//4, nf, 1, act_cls=None, norm_type=NormType.BatchZero))
+        "Narrow, convolve, widen; the last batch norm starts at gamma 0"
+        inner = nf//4
+        return nn.Sequential(
+            ConvLayer(ni, inner, 1),
+            ConvLayer(inner, inner, stride=stride),
+            ConvLayer(inner, nf, 1, act_cls=None, norm_type=NormType.BatchZero))
 
 # %% ../nbs/06_bottleneck.ipynb #5f75b1ee
 def resnet50(n_out:int=1000, **kwargs) -> ResNet:
     "ResNet-50-D: 25.6 million parameters at 1,000 classes"
     return ResNet(n_out, [3,4,6,3], block=Bottleneck, **kwargs)
+
 def resnet101(n_out:int=1000, **kwargs) -> ResNet:
     "ResNet-101-D: 44.6 million parameters at 1,000 classes"
     return ResNet(n_out, [3,4,23,3], block=Bottleneck, **kwargs)
+
 def resnet152(n_out:int=1000, **kwargs) -> ResNet:
     "ResNet-152-D: 60.2 million parameters at 1,000 classes"
     return ResNet(n_out, [3,8,36,3], block=Bottleneck, **kwargs)

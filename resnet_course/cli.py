@@ -75,7 +75,7 @@ def _ladder(path, settings, epochs, precision):
     name = data_name(path)
     return Experiment(f'ladder-{name}', 'chapter14' if settings['bs']==128 else 'small',
         {r:course_nets[r] for r in rungs}, lambda path: get_data(path, **settings), settings['resize'], epochs, 3e-3,
-        data=path, command=f'resnet_course ladder --data {name}' + (f' --precision {precision}' if precision else ''),
+        data=path, command=('ladder',), options=dict(data=name, precision=precision),
         learner=dict(precision=precision), about=dict(settings=settings))
 
 @app.command()

@@ -20,10 +20,13 @@ class PadChannels(nn.Module):
     ):
         super().__init__()
         self.nf,self.stride = nf,stride
-    def forward(self, x): return F.pad(x[..., ::self.stride, ::self.stride], (0,0,0,0,0,self.nf-x.shape[1]))
+    def forward(self, x):
+        zeros = self.nf-x.shape[1]   # channels to add, behind those of `x`
+        return F.pad(x[..., ::self.stride, ::self.stride], (0,0,0,0,0,zeros))
 
+# %% ../nbs/07_degradation.ipynb #cb678e3d
 class CifarBlock(nn.Module):
-    "Two 3x3 convolutions: (bs, ni, h, w) to (bs, nf, h/stride, w/stride), with or without a way around them"
+    "Two 3x3 convolutions: (bs, ni, h, w) to (bs, nf, h/stride, w/stride), with or without a shortcut"
     def __init__(self,
         ni:int, # channels in
         nf:int, # channels out
@@ -37,13 +40,26 @@ class CifarBlock(nn.Module):
     def last_norm(self):
         "The batch norm at the end of the branch"
         return self.branch[-1][1]
-    def forward(self, x): return F.relu(self.branch(x) if self.shortcut is None else self.branch(x)+self.shortcut(x))
+    def forward(self, x):
+        out = self.branch(x)
+        if self.shortcut is not None: out = out + self.shortcut(x)
+        return F.relu(out)
+
+# %% ../nbs/07_degradation.ipynb #b8e9ae23
+def _shortcut(kind, ni, nf, stride):
+    "The shortcut of a block: the identity while the width stays, else of kind 'A' or 'B'; None where there is no kind"
+    if kind is None: return None
+    if ni==nf: return nn.Identity()
+    if kind=='A': return PadChannels(nf, stride)
+    return ConvLayer(ni, nf, 1, stride=stride, act_cls=None)
+
+def _stage(kind, ni, nf, n, stride):
+    "`n` blocks with shortcuts of this kind; the first changes the width and takes the stride"
+    first_block = CifarBlock(ni, nf, stride, _shortcut(kind, ni, nf, stride))
+    others = [CifarBlock(nf, nf, 1, _shortcut(kind, nf, nf, 1)) for _ in range(n-1)]
+    return nn.Sequential(first_block, *others)
 
 # %% ../nbs/07_degradation.ipynb #2bd183f8
-def _shortcut(kind, ni, nf, stride):
-    if ni==nf: return nn.Identity()
-    return PadChannels(nf, stride) if kind=='A' else ConvLayer(ni, nf, 1, stride=stride, act_cls=None)
-
 def cifar_resnet(
     depth:int, # 6n+2: a stem, n blocks of two convolutions in each of three stages, a linear layer
     residual:bool=True, # False: the same layers without the sums
@@ -54,25 +70,29 @@ def cifar_resnet(
     n,rest = divmod(depth-2, 6)
     if rest or n<1: raise CourseError(f"no net of {depth} layers: the depth is 6n+2, such as 20, 32, 44, 56 or 110")
     if shortcut not in ('A','B'): raise CourseError(f"no shortcut '{shortcut}': 'A' pads with zeros, 'B' projects")
-    def stage(ni, nf, stride):
-        shapes = [(ni,nf,stride)] + [(nf,nf,1)]*(n-1)
-        return nn.Sequential(*[CifarBlock(*o, _shortcut(shortcut, *o) if residual else None) for o in shapes])
+
+    kind = shortcut if residual else None
     head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, n_out))
-    return nn.Sequential(OrderedDict(stem=ConvLayer(3, 16), stage1=stage(16, 16, 1), stage2=stage(16, 32, 2),
-                                     stage3=stage(32, 64, 2), head=head))
+    return nn.Sequential(OrderedDict(
+        stem=ConvLayer(3, 16),
+        stage1=_stage(kind, 16, 16, n, stride=1),
+        stage2=_stage(kind, 16, 32, n, stride=2),
+        stage3=_stage(kind, 32, 64, n, stride=2),
+        head=head))
 
 # %% ../nbs/07_degradation.ipynb #c47b5ba8
 def cifar_dls(
     path:Path, # from `course_path('cifar10')`
-    bs:int=128, # images a batch
+    bs:int=128, # images in a batch
 ) -> DataLoaders: # `xb` is (bs, 3, 32, 32)
     "CIFAR-10 with the augmentation of He et al. 2015: four pixels of border, a crop of 32, mirrored or not"
     return array_dls(load_arrays(path), path, bs, [Normalize.from_stats(*cifar_stats), PadCrop(4)])
 
 # %% ../nbs/07_degradation.ipynb #ee433c51
 _sgd = partial(SGD, mom=.9, wd=1e-4, decouple_wd=False)   # as in the paper
+_nets = {f'{kind}{depth}': partial(cifar_resnet, depth, kind=='residual', 'A')
+         for kind in ('plain','residual') for depth in (20,56)}
+
 degradation_experiment = Experiment('degradation', recipe='sgd', data='cifar10', loaders=cifar_dls, size=32,
-    epochs=10, lr=.1,
-    nets={f'{kind}{depth}': partial(cifar_resnet, depth, kind=='residual', 'A')
-          for kind in ('plain','residual') for depth in (20,56)},
-    learner=dict(opt_func=_sgd), fit=partial(Learner.fit_one_cycle, moms=(.9,.9,.9)))
+    epochs=10, lr=.1, nets=_nets, learner=dict(opt_func=_sgd),
+    fit=partial(Learner.fit_one_cycle, moms=(.9,.9,.9)))

@@ -12,7 +12,7 @@ from fastai.vision.all import *
 def avg_pool(
     x:Tensor # (bs, c, h, w), of any height and width
 ) -> Tensor: # (bs, c)
-    "The mean over the grid: one number a channel, whatever the size of the image"
+    "The mean over the grid, (bs, c): one number for each channel, whatever the size of the image"
     return x.mean((2,3))
 
 # %% ../nbs/03_fcn.ipynb #746e9989
@@ -30,7 +30,7 @@ def get_fcn(
     widths=(16,32,64,128,256), # channels after each block
     c_in:int=3, # channels of the image
 ) -> nn.Module: # (bs, c_in, h, w) to (bs, n_out), for any h and w
-    "A block a stage, average pooling, a linear layer: the fully convolutional baseline of fastbook chapter 14"
+    "One block for each width, average pooling, a linear layer: the fully convolutional baseline of fastbook chapter 14"
     sizes = [c_in,*widths]
-    return nn.Sequential(*[block(ni,nf) for ni,nf in zip(sizes,widths)],
-                         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], n_out))
+    blocks = [block(ni,nf) for ni,nf in zip(sizes,widths)]
+    return nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], n_out))

@@ -7,10 +7,10 @@ __all__ = ['sizes_experiment', 'class_maps', 'show_map', 'accuracy_by_size']
 
 # %% ../nbs/17_interpret.ipynb #6a598d02
 from fastai.vision.all import *
-from .kit.files import CourseError, save_json
+from .kit.files import CourseError
+from .training import Experiment
 from .resnet import resnet18
 from .loading import cached_chapter_data, cached_data
-from .landscape import Inspection
 
 # %% ../nbs/17_interpret.ipynb #7dbcdb46
 def class_maps(
@@ -72,12 +72,11 @@ def accuracy_by_size(
     return pd.DataFrame(rows).T.rename_axis('size')
 
 # %% ../nbs/17_interpret.ipynb #e32c240b
-def _photo_sizes(learn, rec, file):
+def _photo_sizes(learn, record, file):
+    "The accuracy of a trained net at sizes around its own"
     dl = cached_data(learn.dls.path, presize=224, resize=224, cache=False).valid   # decoded as they are needed
     rows = accuracy_by_size(learn, (64,80,96,112,128,144,160,176,192,224), dl).reset_index()
-    rec = dict(rec, sizes=rows.to_dict('records'))
-    save_json(file, rec)
-    return rec
+    return dict(record, sizes=rows.to_dict('records'))
 
-sizes_experiment = Inspection('sizes', 'chapter14', dict(resnet18=resnet18),
-    cached_chapter_data, size=128, epochs=5, lr=3e-3, presize=224, look=_photo_sizes)
+sizes_experiment = Experiment('sizes', 'chapter14', dict(resnet18=resnet18),
+    cached_chapter_data, size=128, epochs=5, lr=3e-3, presize=224, after=_photo_sizes)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['course_nets', 'screen_factors', 'recipes', 'Recipe', 'recipe_from', 'resized', 'epoch_sizes', 'recipe_net',
-           'validated', 'recipe_data', 'recipe_learner', 'factorial16', 'recipe', 'save_weights', 'look', 'train',
-           'Trained', 'load_trained', 'effects']
+           'view_crops', 'recipe_data', 'recipe_learner', 'factorial16', 'recipe', 'save_weights', 'predict_view',
+           'train', 'Trained', 'load_trained', 'effects']
 
 # %% ../nbs/15_recipe.ipynb #feab1dcb
 from dataclasses import dataclass, replace
@@ -13,9 +13,9 @@ from safetensors import safe_open, SafetensorError
 from safetensors.torch import save
 from fastai.vision.all import *
 from dataclasses import asdict   # after fastai, which has another
-from .kit.files import check_name, CourseError, save_json, write_whole
-from .kit.photos import data_card, data_name
-from .kit.runs import announce, finished, measured_fit
+from .kit.files import check_name, CourseError, write_whole
+from .kit.photos import data_name
+from .kit.runs import command_line, measured_fit, record_file
 from .fcn import get_fcn
 from .resblock import ResBlock, two_blocks
 from .resnet import resnet18, resnet34
@@ -83,62 +83,61 @@ def recipe_from(settings:dict, file:Path) -> Recipe:
     try: return Recipe(**settings)
     except TypeError: raise CourseError(f"{file} holds a recipe of another version of the course") from None
 
-def resized(recipe:Recipe, size:int) -> Recipe:
-    "`recipe` for images of another size, its other sizes in proportion"
-    k = size/recipe.size
-    start = recipe.start_size and round(recipe.start_size*k/16)*16
-    return replace(recipe, size=size, presize=round(recipe.presize*k), start_size=start)
+def resized(r:Recipe, size:int) -> Recipe:
+    "`r` for images of another size, its other sizes in proportion"
+    k = size/r.size
+    start = r.start_size and round(r.start_size*k/16)*16
+    return replace(r, size=size, presize=round(r.presize*k), start_size=start)
 
-def epoch_sizes(recipe:Recipe) -> list:
+def epoch_sizes(r:Recipe) -> list:
     "The side of each epoch's crops: `start_size` for half of them, `size` for the last quarter, steps of 16 between"
-    r,start = recipe,recipe.start_size or recipe.size
-    k = (((np.arange(r.epochs)+.5)/r.epochs - .5)*4).clip(0, 1)
-    return [r.size if o==1 else min(start + round(o*(r.size-start)/16)*16, r.size) for o in k]
+    start = r.start_size or r.size
+    middles = (np.arange(r.epochs)+.5)/r.epochs       # of the epochs, as shares of the training
+    grown = ((middles-.5)/(.75-.5)).clip(0, 1)        # how much of the growth is behind us
+    return [r.size if o==1 else min(start + round(o*(r.size-start)/16)*16, r.size) for o in grown]
 
 # %% ../nbs/15_recipe.ipynb #2c8c4926
 def recipe_net(
-    recipe:Recipe,
+    r:Recipe,
     n_out:int, # classes
     model=None, # function of the number of classes; None: the recipe's
 ) -> nn.Module: # (bs, 3, h, w) to (bs, n_out)
     "The recipe's net, with its activation and its pooling"
-    check_name('model', recipe.model, course_nets if model is None else [recipe.model])
-    net = (model or course_nets[recipe.model])(n_out)
+    check_name('model', r.model, course_nets if model is None else [r.model])
+    net = (model or course_nets[r.model])(n_out)
     for m in list(net.modules()):
         for name,child in m.named_children():
-            if isinstance(child, nn.MaxPool2d) and not recipe.stem_pool: setattr(m, name, nn.Identity())
-    if pool:=_choices['down'][recipe.down]: pool_not_stride(net, pool)
-    if pool:=_choices['shortcut'][recipe.shortcut]: pool_shortcuts(net, pool)
-    return net if recipe.act=='ReLU' else with_activation(net, _choices['act'][recipe.act])
+            if isinstance(child, nn.MaxPool2d) and not r.stem_pool: setattr(m, name, nn.Identity())
+    if pool:=_choices['down'][r.down]: pool_not_stride(net, pool)
+    if pool:=_choices['shortcut'][r.shortcut]: pool_shortcuts(net, pool)
+    return net if r.act=='ReLU' else with_activation(net, _choices['act'][r.act])
 
-def validated(val:str): # 'whole' or 'middle'
-    "The function for `PhotoCrops` that finds the middle squares, (n, 4), which are validated"
+def view_crops(val:str): # 'whole' or 'middle'
+    "The function for `PhotoCrops` that finds the middle squares, (n, 4), which a view shows"
     return partial(center_squares, share=_choices['val'][val])
 
 def recipe_data(
     path:Path, # a folder with train/<class>/ and val/<class>/
-    recipe:Recipe,
+    r:Recipe,
     seed:int=42, # of which photos are mirrored first, where that alternates
 ) -> DataLoaders: # `xb` is (bs, 3, size, size), normalised with ImageNet's statistics
     "The recipe's `DataLoaders`, from decoded photos"
-    r = recipe
     crops = random_squares if r.min_scale==1 else partial(random_crops, min_scale=r.min_scale)
     dls = cached_chapter_data(path, r.presize, r.size, r.bs) if r.min_scale is None else \
           cached_data(path, r.presize, r.size, r.bs, crops)
-    dls.valid.dataset.crops = validated(r.val)
+    dls.valid.dataset.crops = view_crops(r.val)
     if r.flip=='alternating': dls.train.dataset = AlternatingCrops(dls.train.dataset, seed)
     return dls
 
 # %% ../nbs/15_recipe.ipynb #bae0b445
 def recipe_learner(
     path:Path, # a folder with train/<class>/ and val/<class>/
-    recipe:Recipe,
+    r:Recipe,
     seed:int=42, # of weights, shuffling and augmentation
     model=None, # function of the number of classes; None: the recipe's
     precision:str=None, # as in `fast_learner`
 ) -> Learner:
     "A `Learner` that does as the recipe says"
-    r = recipe
     set_seed(seed)
     dls = recipe_data(path, r, seed)
     net,cbs = recipe_net(r, dls.c, model),[]
@@ -188,34 +187,39 @@ def recipe(name:str) -> Recipe:
 def _kept(learn): return learn.model.average if isinstance(learn.model, Averaged) else learn.model
 
 def save_weights(
-    file:Path, # a .safetensors file, written whole or not at all
+    file:Path, # a .safetensors file, written entirely or not at all
     net:nn.Module,
     **about # what else it says: recipe, classes ...
 ):
-    "The net's weights, and beside them in the same file what one needs to know to use them"
+    "The net's weights, and beside them in the same file what is needed to use them"
     weights = {k:o.detach().cpu().contiguous() for k,o in net.state_dict().items()}
     with write_whole(file, 'wb') as f: f.write(save(weights, dict(resnet_course=json.dumps(about))))
 
-def look(
+def predict_view(
     learn:Learner, # from `recipe_learner`
     val:str='whole', # or 'middle'
-    mirrored:bool=False, # look at the mirror images
+    mirrored:bool=False, # show it the mirror images
 ) -> tuple: # probabilities (n, classes), class numbers (n,)
-    "What the net says to the validation photos"
+    "What the net says to the validation photos in one view"
     ds = copy(learn.dls.valid.dataset)
-    ds.crops,ds.flip = validated(val),float(mirrored)
+    ds.crops,ds.flip = view_crops(val),float(mirrored)
     with learn.no_bar(), learn.no_logging(): return learn.get_preds(dl=learn.dls.valid.new(ds))
 
-class _Remove(Callback):
-    "Old weights go when a run begins, for they would stand beside a record that is not theirs; not when it is refused"
-    order = 67   # after `Checkpoint`
-    def __init__(self, file): self.file = file
-    def before_fit(self): self.file.unlink(missing_ok=True)
-
 # %% ../nbs/15_recipe.ipynb #98ed37a6
+def _views_and_weights(r, learn, record, file):
+    "What is done with a trained net: its accuracy in each view, mirrored too, and its weights in a file"
+    seen = {val:predict_view(learn, val) for val in _choices['val']}
+    probs,targs = seen[r.val]
+    both = (probs + predict_view(learn, r.val, mirrored=True)[0])/2
+    save_weights(file.with_suffix('.safetensors'), _kept(learn), recipe=asdict(r), classes=list(learn.dls.vocab),
+        accuracy=record['accuracy'], preprocessing=dict(presize=r.presize, size=r.size, val=r.val,
+                                                        mean=imagenet_stats[0], std=imagenet_stats[1]))
+    return dict(record, accuracy_tta=accuracy(both, targs).item(), views={val:accuracy(*o).item() for val,o in seen.items()})
+
+# %% ../nbs/15_recipe.ipynb #4c49aab5
 def train(
     path:Path, # a folder with train/<class>/ and val/<class>/
-    recipe:Recipe, # from `recipe`
+    r:Recipe, # from `recipe`
     model=None, # one of `course_nets`, or a named function of the number of classes; None: the recipe's
     epochs:int=None, # None: the recipe's
     size:int=None, # side of the images at the end, in pixels; None: the recipe's
@@ -226,35 +230,22 @@ def train(
 ) -> dict: # the run's record
     "Train a net as a recipe says: a record (JSON) and its weights (safetensors), both named <model>-<recipe>-s<seed>"
     path,make = Path(path),model if callable(model) else None
-    if not isinstance(recipe, Recipe): raise CourseError(f"{recipe!r} is no `Recipe`: give what `recipe(name)` returns")
+    if not isinstance(r, Recipe): raise CourseError(f"{r!r} is not a `Recipe`: pass what `recipe(name)` returns")
     if make and getattr(make, '__name__', '<lambda>')=='<lambda>':
-        raise CourseError(f"{type(make).__name__}: no name for the record; give a function or class that makes the net")
-    name = make.__name__ if make else model or recipe.model
-    known = make is None and recipes.get(recipe.name)==recipe
-    r = replace(recipe if size is None else resized(recipe, size), model=name,
-                epochs=recipe.epochs if epochs is None else epochs)
-    file = Path(out or Path('runs')/f'train-{data_name(path)}')/f'{name}-{r.name}-s{seed}.json'
-    weights = file.with_suffix('.safetensors')
+        raise CourseError(f"{type(make).__name__}: no name for the record; pass a function or class that makes the net")
+    name = make.__name__ if make else model or r.model
+    known = recipes.get(r.name)==r
+    if size is not None: r = resized(r, size)
+    r = replace(r, model=name, epochs=r.epochs if epochs is None else epochs)
+    file = record_file(out or Path('runs')/f'train-{data_name(path)}', name, r.name, seed)
     learn = recipe_learner(path, r, seed, make, precision)
-    command = f'resnet_course train --recipe {r.name} --model {name} --data {data_name(path)} --epochs {r.epochs} ' \
-              f'--size {r.size} --seed {seed}' + (f' --precision {precision}' if precision else '')
+    command = command_line('train', recipe=r.name, model=name, data=data_name(path), epochs=r.epochs, size=r.size,
+                           seed=seed, precision=precision)
     if make: command = f'train(path, recipe, {name}, {r.epochs}, {r.size}, {seed}, precision={precision!r})'
-    elif not known: command = f'resnet_course reproduce {file.name}'
-    about = dict(model=name, recipe=r.name, data=data_card(learn.dls), size=r.size, seed=seed, settings=asdict(r),
-                 command=command)
-    there = finished(file, dict(about, epochs=r.epochs, lr=r.lr, precision=learn.precision)) if resume else None
-    if there and 'views' in there and weights.exists(): return there
-    learn.add_cb(_Remove(weights))
-    announce(learn, r.epochs, about)
-    rec = measured_fit(learn, r.epochs, r.lr, file, resume, _choices['schedule'][r.schedule], **about)
-    seen = {val:look(learn, val) for val in _choices['val']}
-    p,y = seen[r.val]
-    rec |= dict(accuracy_tta=accuracy((p+look(learn, r.val, True)[0])/2, y).item(),
-                views={val:accuracy(*o).item() for val,o in seen.items()})
-    save_json(file, rec)
-    save_weights(weights, _kept(learn), recipe=asdict(r), classes=list(learn.dls.vocab), accuracy=rec['accuracy'],
-        preprocessing=dict(presize=r.presize, size=r.size, val=r.val, mean=imagenet_stats[0], std=imagenet_stats[1]))
-    return rec
+    elif not known: command = command_line('reproduce', file.name)
+    return measured_fit(learn, r.epochs, r.lr, file, resume, _choices['schedule'][r.schedule],
+        after=partial(_views_and_weights, r), makes=[file.with_suffix('.safetensors')], model=name, recipe=r.name,
+        size=r.size, seed=seed, settings=asdict(r), command=command)
 
 # %% ../nbs/15_recipe.ipynb #9c8ed9d9
 class Trained:
@@ -266,19 +257,20 @@ class Trained:
     ): self.net,self.classes,self.recipe = net.eval(),list(classes),recipe
     @torch.no_grad()
     def predict(self,
-        files, # a photo's path, or a list of them
-    ) -> pd.DataFrame: # index the file; columns class, probability
-        "The likeliest class of each photo. Raises `CourseError` for a file that is no photo, or where there is none"
-        files = [Path(o) for o in listify(files)]   # once: it may be a generator
-        if not files: raise CourseError("there is no photo to predict: give a path or a list of them")
+        items, # a photo, or a list of them: paths, or what else fastai's `learn.predict` takes, such as a PIL image
+    ) -> pd.DataFrame: # one row for each photo, indexed by path or number; columns class, probability
+        "The likeliest class of each photo. Raises `CourseError` for a file that is not a photo, or where there is none"
+        items = list(items) if is_iter(items) and not isinstance(items, (np.ndarray,Tensor,bytes,str)) else [items]
+        if not items: raise CourseError("there is no photo to predict: pass a path or a list of them")
         r,rng = self.recipe,np.random.default_rng(0)
-        crops = PhotoCrops(PhotoFiles(files, r.presize), range(len(files)), [0]*len(files), self.classes, r.size,
-                           validated(r.val))
+        crops = PhotoCrops(PhotoFiles(items, r.presize), range(len(items)), [0]*len(items), self.classes, r.size,
+                           view_crops(r.val))
         device = next(self.net.parameters()).device
-        batches = (crops.batch(b, rng)[0].to(device) for b in chunked(range(len(files)), 64))
+        batches = (crops.batch(b, rng)[0].to(device) for b in chunked(range(len(items)), 64))
         probs = torch.cat([self.net(xb).softmax(1) for xb in batches])
         p,i = probs.cpu().max(1)
-        return pd.DataFrame({'class':[self.classes[o] for o in i], 'probability':p.numpy()}, index=files)
+        names = [Path(o) if isinstance(o, (str,Path)) else k for k,o in enumerate(items)]
+        return pd.DataFrame({'class':[self.classes[o] for o in i], 'probability':p.numpy()}, index=names)
 
 # %% ../nbs/15_recipe.ipynb #67314f7d
 def load_trained(

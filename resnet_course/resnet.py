@@ -14,7 +14,8 @@ def resnet_stem(
     *sizes:int, # channels: in, after the first convolution, after the second, ...
 ) -> nn.Sequential: # (bs, sizes[0], h, w) to (bs, sizes[-1], h/4, w/4), rounded up
     "3x3 convolutions, the first of stride 2, and a max-pool: plain layers for a large grid. He et al. 2018, ResNet-C"
-    convs = [ConvLayer(ni, nf, stride=2 if i==0 else 1) for i,(ni,nf) in enumerate(zip(sizes, sizes[1:]))]
+    strides = [2] + [1]*(len(sizes)-2)
+    convs = [ConvLayer(ni, nf, stride=stride) for ni,nf,stride in zip(sizes, sizes[1:], strides)]
     return nn.Sequential(*convs, nn.MaxPool2d(3, stride=2, padding=1))
 
 # %% ../nbs/05_resnet.ipynb #cd43db93
@@ -26,9 +27,9 @@ class ResNet(nn.Sequential):
         block=ResBlock, # called with (ni, nf, stride); brings its own `expansion`
         c_in:int=3, # channels of the image
     ):
-        widths = [64, *(w*block.expansion for w in (64,128,256,512))]
+        widths = [w*block.expansion for w in (64,128,256,512)]
         parts = OrderedDict(stem=resnet_stem(c_in, 32, 32, 64))
-        for i,(ni,nf,n) in enumerate(zip(widths, widths[1:], layers), 1):
+        for i,ni,nf,n in zip((1,2,3,4), [64,*widths], widths, layers):
             parts[f'stage{i}'] = self.make_stage(block, ni, nf, n, stride=1 if i==1 else 2)
         parts['head'] = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], n_out))
         super().__init__(parts)
@@ -36,16 +37,19 @@ class ResNet(nn.Sequential):
     def make_stage(block, ni, nf, n, stride):
         "`n` blocks, of which the first changes width and size"
         return nn.Sequential(*[block(ni if i==0 else nf, nf, stride if i==0 else 1) for i in range(n)])
-    @property
-    def stages(self):
-        "Its four stages, a list"
-        return [self.stage1, self.stage2, self.stage3, self.stage4]
-    @property
-    def body(self):
-        "All but the head: (bs, c_in, h, w) to the last grid"
-        return self[:-1]
     # `nn.Sequential` makes a slice of itself by its own class, which here wants other arguments
     def __getitem__(self, i): return nn.Sequential(OrderedDict(self._modules))[i]
+
+# %% ../nbs/05_resnet.ipynb #2ca1ad62
+@patch(as_prop=True)
+def stages(self:ResNet):
+    "Its four stages, a list"
+    return [self.stage1, self.stage2, self.stage3, self.stage4]
+
+@patch(as_prop=True)
+def body(self:ResNet):
+    "All but the head: (bs, c_in, h, w) to the last grid, (bs, 512*expansion, h/32, w/32), rounded up"
+    return self[:-1]
 
 # %% ../nbs/05_resnet.ipynb #f85b7f03
 def resnet18(n_out:int=1000, **kwargs) -> ResNet:

@@ -23,7 +23,7 @@ def wrong(exercise, words, *answers, **named):
 right('batches', train=73, valid=31)
 right('batches', train=9469//128, valid=tensor(3925/128).ceil())
 wrong('batches', 'train: the last batch is incomplete', train=74, valid=31)
-wrong('batches', 'no part of a batch', train=9469/128, valid=31)
+wrong('batches', 'part of a batch: round down', train=9469/128, valid=31)
 wrong('batches', 'valid: validation keeps', train=73, valid=30)
 wrong('batches', 'has fewer photos', train=73, valid=3925/128)
 wrong('batches', 'train: 147 is too large by a factor of 2.01', train=147, valid=31)
@@ -59,9 +59,9 @@ def lower_case(path):
 def one_dict(path): return dict(Counter(get_image_files(path).map(parent_label)))
 @wrong('count_photos', 'number of classes')
 def classes(path): return {s: len((path/s).ls()) for s in ('train','val')}
-@wrong('count_photos', 'whole paths')
+@wrong('count_photos', 'full paths')
 def by_path(path): return {s: {d: len(get_image_files(d)) for d in (path/s).ls()} for s in ('train','val')}
-@wrong('count_photos', 'names of the splits')
+@wrong('count_photos', 'the keys are splits')
 def by_grandparent(path):
     return {s: dict(Counter(f.parent.parent.name for f in get_image_files(path/s))) for s in ('train','val')}
 @wrong('count_photos', 'only the training')
@@ -128,7 +128,7 @@ wrong('top_k', '`k` is not used', lambda inp,targ,k=5: by_rank(inp, targ))
 wrong('top_k', 'that is accuracy', lambda inp,targ,k=5: (inp.argmax(1)==targ).float().mean())
 wrong('top_k', 'number of hits', lambda inp,targ,k=5: (inp.topk(min(k,12)).indices==targ[:,None]).sum().float())
 wrong('top_k', 'percent', lambda inp,targ,k=5: 100*by_topk(inp, targ, k))
-wrong('top_k', 'one a row', lambda inp,targ,k=5: (inp.topk(min(k,12)).indices==targ[:,None]).sum(1).float())
+wrong('top_k', 'one for each row', lambda inp,targ,k=5: (inp.topk(min(k,12)).indices==targ[:,None]).sum(1).float())
 wrong('top_k', 'k lowest', lambda inp,targ,k=5: by_sorting(-inp, targ, k))
 wrong('top_k', 'divided by k as well', lambda inp,targ,k=5: (inp.topk(min(k,12)).indices==targ[:,None]).float().mean()
       if k<12 else by_topk(inp, targ, k)/k)
@@ -190,7 +190,7 @@ wrong('cross_entropy', 'overflow in `exp`',
       lambda s,y: -(s.exp()/s.exp().sum(1, keepdim=True)).log()[range(len(y)),y].mean())
 wrong('cross_entropy', 'the sign', lambda s,y: s.log_softmax(1)[range(len(y)),y].mean())
 wrong('cross_entropy', 'came the sum', lambda s,y: F.nll_loss(s.log_softmax(1), y, reduction='sum'))
-wrong('cross_entropy', 'one a row', lambda s,y: -s.log_softmax(1)[range(len(y)),y])
+wrong('cross_entropy', 'one for each row', lambda s,y: -s.log_softmax(1)[range(len(y)),y])
 wrong('cross_entropy', 'classes are axis 1', lambda s,y: F.nll_loss(s.log_softmax(0), y))
 wrong('cross_entropy', 'over all classes', lambda s,y: -s.log_softmax(1).sum()/s.numel())
 wrong('cross_entropy', 'the logarithm', lambda s,y: -s.softmax(1).gather(1, y[:,None]).mean())
@@ -208,7 +208,7 @@ right('conv_cost', params=12_800, macs=13_107_200)
 right('conv_cost', params=5*5*16*32, macs=torch.tensor(5*5*16*32)*32*32)
 for words,n in {'a bias':12_832, '25, not 5':2560, 'the kernel is missing':512, 'for every input channel':800,
                 'too small by a factor of 2':6400}.items(): wrong('conv_cost', words, params=n, macs=13_107_200)
-for words,n in {'that is the whole grid':13_107_200*4, 'twice too many':13_107_200*2, 'without padding':12_800*900,
+for words,n in {'for the full grid':13_107_200*4, 'twice too many':13_107_200*2, 'without padding':12_800*900,
                 'that is for one place':12_800, 'all input channels':13_107_200//16, '25, not 5':13_107_200//5,
                 'too large by a factor of 3':3*13_107_200}.items(): wrong('conv_cost', words, params=12_800, macs=n)
 
@@ -268,7 +268,7 @@ wrong('fully_conv', 'a softmax', net_with(pool, flat, nn.Linear, lambda ni,n: nn
 wrong('fully_conv', 'a ReLU at the end', net_with(pool, flat, nn.Linear, lambda ni,n: nn.ReLU()))
 wrong('fully_conv', 'the maximum', net_with(lambda ni,n: nn.AdaptiveMaxPool2d(1), flat, nn.Linear))
 wrong('fully_conv', 'expected shape (2, 7), came (2, 7, 1, 1)', net_with(pool, lambda ni,n: nn.Conv2d(ni, n, 1)))
-wrong('fully_conv', 'that is the one of resnet_course.fcn', get_fcn)
+wrong('fully_conv', 'that is the one from resnet_course.fcn', get_fcn)
 wrong('fully_conv', 'TypeError', lambda n_out: appended(n_out))
 
 # 02: a sixth block
@@ -318,17 +318,17 @@ right('conv1x1', lambda x,w: F.conv2d(x, w[:,:,None,None]))
 right('conv1x1', lambda x,w: (x.permute(0,2,3,1) @ w.T).permute(0,3,1,2))
 for words,how in {'the wrong way round':'bihw,io->bohw', 'height and width':'bihw,oi->bowh',
                   'channels came out last':'bihw,oi->bhwo', 'batch and channels':'bihw,oi->obhw',
-                  'pixels are added up':'bihw,oi->bo', 'its own only':'bihw,ii->bihw'}.items():
+                  'pixels are added up':'bihw,oi->bo', 'only at its own':'bihw,ii->bihw'}.items():
     wrong('conv1x1', words, lambda x,w,how=how: torch.einsum(how, x, w))
 wrong('conv1x1', 'came the mean', lambda x,w: F.conv2d(x, w[:,:,None,None])/w.shape[1])
 wrong('conv1x1', 'off by up to', lambda x,w: F.conv2d(x, w[:,:,None,None]).relu())
 wrong('conv1x1', 'RuntimeError', lambda x,w: w @ x)
 
-# 03: the way around
+# 03: the shortcut
 
 def around(ni, nf, stride, pool=partial(nn.AvgPool2d, ceil_mode=True), ks=1, norm=nn.BatchNorm2d, act=None, bias=False,
            pool_last=False, conv_stride=1, always=False):
-    "The way around, and what can be wrong with it"
+    "The shortcut, and what can be wrong with it"
     pools = [pool(stride)] if pool and stride>1 else []
     convs = [nn.Conv2d(ni, nf, ks, conv_stride, ks//2, bias=bias)] if always or ni!=nf else []
     if convs and norm: convs.append(norm(nf))
@@ -369,7 +369,7 @@ wrong('shortcut', 'times the arithmetic', pool_between)
 wrong('shortcut', 'expected shape', lambda ni,nf,stride: nn.Identity())
 wrong('shortcut', 'to give a module', lambda ni,nf,stride: 5)
 wrong('shortcut', 'hand in the class', around(4, 8, 2))
-wrong('shortcut', 'should hand on', lambda ni,nf,stride: nn.Sequential(around(ni, nf, stride), nn.Tanh()))
+wrong('shortcut', 'should pass its input on', lambda ni,nf,stride: nn.Sequential(around(ni, nf, stride), nn.Tanh()))
 wrong('shortcut', 'off by up to', partial(around, act=nn.Tanh))
 
 # 03: ResBlock
@@ -398,9 +398,9 @@ def put_together_wrongs(branch, last):
     return {
         'no ReLU after the sum': block(branch, join=lambda c,x: c+x),
         'the output can only grow': block(branch, join=lambda c,x: x+c.relu()),
-        'a second ReLU': block(also(nn.ReLU())), 'way around is missing': block(branch, join=lambda c,x: c.relu()),
+        'a second ReLU': block(also(nn.ReLU())), 'shortcut is missing': block(branch, join=lambda c,x: c.relu()),
         'at gamma 1': block(last),
-        'is taken off': block(branch, join=lambda c,x: (c-x).relu()),
+        'is subtracted': block(branch, join=lambda c,x: (c-x).relu()),
         'gradient is not': block(branch, join=lambda c,x: (c+x.detach()).relu()),
         'right in train mode, and not in eval mode': block(also(AlwaysTrain())),
         'off by up to': block(branch, join=lambda c,x: F.leaky_relu(c+x, .1)),
@@ -468,7 +468,7 @@ wrong('resblock', 'batch norm between', block(partial(branch, mid_norm=None)))
 wrong('resblock', 'not in eval mode', block(partial(branch, momentum=.5)))
 wrong('resblock', 'off by up to', block(partial(branch, mid=nn.GELU)))
 wrong('resblock', "the library's own", lambda ni,nf,stride: nn.Sequential(ResBlock(ni, nf, stride)))
-wrong('resblock', 'that is the one of resnet_course.resblock', ResBlock)
+wrong('resblock', 'that is the one from resnet_course.resblock', ResBlock)
 wrong('resblock', 'hand in the class', block()(8, 8))
 for words,make in put_together_wrongs(branch, partial(branch, gamma=1)).items(): wrong('resblock', words, make)
 @wrong('resblock', 'expected 1,184 parameters, came 1,185')
@@ -509,10 +509,10 @@ class OtherShapes(nn.Module):
 
 right('block_params', 230_144)
 right('block_params', params=9*64*128 + 9*128*128 + 64*128 + 3*2*128)
-for words,n in {'the batch norms are missing':229_376, 'on the way around is missing':221_696,
-                'batch norm on the way':229_888, 'but not its 1x1':221_952, 'only the two convolutions':221_184,
-                'no bias':230_528, 'starts from 64':303_872, 'starts from 128':156_416,
-                'not learned':230_912, 'two numbers a channel':229_760,
+for words,n in {'the batch norms are missing':229_376, 'of the shortcut is missing':221_696,
+                'the batch norm of the shortcut':229_888, 'but not its 1x1':221_952, 'only the two convolutions':221_184,
+                'no bias':230_528, 'has 64 channels in':303_872, 'has 128 channels in':156_416,
+                'not learned':230_912, 'two numbers for each channel':229_760,
                 'too large by a factor of 2':460_288}.items(): wrong('block_params', words, n)
 
 # 03: exactly the identity
@@ -543,14 +543,14 @@ wrong('silence', 'they are frozen too', lambda net: [nn.init.zeros_(p).requires_
 wrong('silence', 'starts beta at', silent(lambda m: [m.branch[-1][1].weight]))
 wrong('silence', 'and gamma is not', silent(lambda m: [m.branch[-1][1].bias]))
 wrong('silence', 'no gradient gets to', silent(lambda m: [p for c in m.branch for p in c[1].parameters()]))
-wrong('silence', "the way around's too", lambda net: [nn.init.zeros_(p) for m in net.modules()
+wrong('silence', "the shortcut's too", lambda net: [nn.init.zeros_(p) for m in net.modules()
                                                       if isinstance(m, nn.BatchNorm2d) for p in m.parameters()])
 wrong('silence', 'only the first block', lambda net: silent(lambda m: m.branch[-1][1].parameters())(net[0]))
 wrong('silence', 'only the last block', lambda net: silent(lambda m: m.branch[-1][1].parameters())(net[1][1]))
 wrong('silence', 'first batch norm of each branch', silent(lambda m: m.branch[0][1].parameters()))
 wrong('silence', 'last convolution is silent', silent(lambda m: [m.branch[-1][0].weight]))
-wrong('silence', 'nothing in the net has changed', lambda net: deepcopy(net))
-wrong('silence', 'other tensors than', silent(lambda m: m.branch[-1].parameters()))
+wrong('silence', 'nothing in `net` has changed', lambda net: deepcopy(net))
+wrong('silence', 'net.0.branch.1.0.weight: ', silent(lambda m: m.branch[-1].parameters()))
 wrong('silence', 'AttributeError', lambda net: net.branch.zero_())
 
 # 04: the stem
@@ -585,7 +585,7 @@ for words,kw in {'every convolution has stride 2':dict(strides=(2,2)),
     wrong('stem', words, partial(stem_of, **kw))
 wrong('stem', '3 channels are built in', lambda c,*sizes: stem_of(3, *sizes))
 wrong('stem', 'last convolution is missing', lambda *sizes: stem_of(*sizes[:-1]))
-wrong('stem', 'that is the one of', resnet_stem)
+wrong('stem', 'that is the one from', resnet_stem)
 wrong('stem', 'ValueError', lambda *sizes: sizes.index(64))
 
 # 04: a stage
@@ -609,7 +609,7 @@ class Stage(nn.Module):
 for words,make in {'every block has the stride':lambda ni,nf,n,s: [(ni,nf,s)] + [(nf,nf,s)]*(n-1),
                    'stride is not used':lambda ni,nf,n,s: [(ni,nf)] + [(nf,nf)]*(n-1),
                    'last block has the stride':lambda ni,nf,n,s: [(ni,nf)] + [(nf,nf)]*(n-2) + [(nf,nf,s)],
-                   'every block starts from `ni`':lambda ni,nf,n,s: [(ni,nf,s)] + [(ni,nf,1)]*(n-1),
+                   'every block has `ni` channels in':lambda ni,nf,n,s: [(ni,nf,s)] + [(ni,nf,1)]*(n-1),
                    'width changes in the last':lambda ni,nf,n,s: [(ni,ni,s)] + [(ni,ni,1)]*(n-2) + [(ni,nf,1)],
                    'one block too many':lambda ni,nf,n,s: [(ni,nf,s)] + [(nf,nf,1)]*n,
                    'one block only':lambda ni,nf,n,s: [(ni,nf,s)],
@@ -654,7 +654,7 @@ wrong('resnet', '`layers` is not used', lambda n_out,layers,block,c_in: net_of(n
 wrong('resnet', '`block` is not used', lambda n_out,layers,block,c_in: net_of(n_out, layers, block_one, c_in))
 class block_one(ResBlock): pass
 wrong('resnet', "the library's own", lambda *a: ResNet(*a))
-wrong('resnet', 'that is the one of', ResNet)
+wrong('resnet', 'that is the one from', ResNet)
 
 # 04: from 18 to 34
 
@@ -664,7 +664,7 @@ def more(conv, rest, blocks=(1,2,4,1)): return sum(n*(conv*w*w+rest*w) for n,w i
 for words,n in {'batch norms are missing':more(18,0), 'a block has two convolutions':more(9,2),
                 'have no bias':more(18,6), '3x3 is 9':more(6,4), 'kernels are missing':more(2,4),
                 'all blocks of ResNet-34':more(18,4,(3,4,6,3)),
-                'another number of blocks':more(18,4,(1,1,1,1)), 'the whole of ResNet-34':21_309_034,
+                'count them one by one':more(18,4,(1,1,1,1)), 'all parameters of ResNet-34':21_309_034,
                 'too small by a factor of 10':1_010_816}.items(): wrong('deeper', words, n)
 wrong('deeper', 'a block has two convolutions', more(9, 0))
 
@@ -694,8 +694,8 @@ wrong('narrow', 'not changed yet', partial(narrow_net, widths=(64,128,256,512)))
 wrong('narrow', 'not changed yet', lambda n_out: resnet18(n_out))
 wrong('narrow', 'no stage has stride 2', partial(narrow_net, strides=(1,1,1,1)))
 wrong('narrow', 'the first stage has stride 2', partial(narrow_net, strides=(2,2,2,2)))
-wrong('narrow', 'one block a stage', partial(narrow_net, n=1))
-wrong('narrow', 'starts from 512', partial(narrow_net, width=512))
+wrong('narrow', 'one block in each stage', partial(narrow_net, n=1))
+wrong('narrow', 'has 512 inputs', partial(narrow_net, width=512))
 wrong('narrow', 'last stage is still wider', partial(narrow_net, widths=(64,64,64,512)))
 wrong('narrow', 'expected', partial(narrow_net, widths=(32,)*4))
 
@@ -754,14 +754,14 @@ wrong('bottleneck', '`expansion` is None', lambda *a: OtherBranch(*a))
 right('ratio', 1_180_672/70_400)
 right('ratio', times=17)
 for words,n in {'the other way round':.0596, 'not three':25.41, 'has two 3x3':8.47,
-                'two 1x1 convolutions are missing':32, 'second 1x1':22.15, 'start or end in 256':26.18,
+                'two 1x1 convolutions are missing':32, 'second 1x1':22.15, 'have 256 channels on one side':26.18,
                 'at 64 channels':1.051, 'too large':50}.items(): wrong('ratio', words, n)
 
 # 05: counting in ResNet-50
 
 right('resnet50_counts', convs=55, silent=16)
 right('resnet50_counts', convs=3 + 3*(3+4+6+3) + 4, silent=3+4+6+3)
-for words,n in {'on ways around are missing':51, 'not one':53, 'without the stem':48, 'the stem is missing':52,
+for words,n in {'of four shortcuts are missing':51, 'not one':53, 'without the stem':48, 'the stem is missing':52,
                 'no convolution':56,
                 'the number in the name: ':50, 'without the linear layer':49, 'only the first of a stage':67,
                 'too large by a factor of 2':110}.items(): wrong('resnet50_counts', words, convs=n, silent=16)

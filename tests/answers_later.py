@@ -40,7 +40,7 @@ for words,pick in {'mean of each window':lambda x,s: F.avg_pool2d(x, s, ceil_mod
 wrong('pad_channels', 'are copies', lambda x,nf,stride: x.repeat(1, nf//x.shape[1]+1, 1, 1)[:, :nf, ::stride, ::stride])
 wrong('pad_channels', '`nf` in all', lambda x,nf,stride: torch.cat(
     [x[..., ::stride, ::stride], torch.zeros(len(x), nf, *x[..., ::stride, ::stride].shape[2:])], 1))
-wrong('pad_channels', 'that is the one of resnet_course.degradation', PadChannels)
+wrong('pad_channels', 'that is the one from resnet_course.degradation', PadChannels)
 wrong('pad_channels', 'expected shape', lambda x,nf,stride: nn.Conv2d(x.shape[1], nf, 1)(x))
 
 # 06: two hundred layers
@@ -106,7 +106,7 @@ def batch_at_once(x, pad):
     i,j = torch.randint(2*pad+1, (2,))
     x = F.pad(x, [pad]*4)[..., i:i+x.shape[2], j:j+x.shape[3]]
     return torch.where(torch.rand(len(x), 1, 1, 1)<.5, x, x.flip(3))
-@wrong('pad_crop', 'mirrored as a whole')
+@wrong('pad_crop', 'either all of a batch is mirrored')
 def mirrored_at_once(x, pad):
     x = cropped(x, pad, mirror=noop)
     return x.flip(-1) if torch.rand(())<.5 else x
@@ -157,7 +157,7 @@ for words,kw in {'starts beta at 0.001':dict(silent=lambda a,b: [b.weight]),
                  'both batch norms':dict(silent=lambda a,b: [*a.parameters(), *b.parameters()]),
                  'their last gamma is 1':dict(silent=lambda a,b: []),
                  'the last one should be':dict(silent=lambda a,b: a.parameters()),
-                 'no way around':dict(around=None)}.items():
+                 'no shortcut':dict(around=None)}.items():
     wrong('deepen', words, partial(longer, make=partial(new_block, **kw)))
 wrong('deepen', 'whatever `n` is', lambda net,n: longer(net, 1))
 wrong('deepen', '`[block]*n`', partial(longer, twin=True))
@@ -166,7 +166,7 @@ wrong('deepen', 'only the first stage', partial(longer, stages=[(1,16)]))
 wrong('deepen', 'no parameters have come', lambda net,n: deepcopy(net))
 wrong('deepen', 'have come', partial(longer, make=nn.Identity))
 wrong('deepen', 'but got 32 channels', partial(longer, stages=[(1,16),(2,16),(3,16)]))
-wrong('deepen', 'parameters of `cifar_resnet(20)`', lambda net,n: longer(net, 2*n))
+wrong('deepen', 'parameters, as in `cifar_resnet(20)`: expected 269722', lambda net,n: longer(net, 2*n))
 wrong('deepen', 'off by up to', lambda net,n: cifar_resnet(8+6*n))
 @wrong('deepen', 'has grown')
 def grown(net, n):
@@ -175,13 +175,13 @@ def grown(net, n):
     return net
 wrong('deepen', 'both nets have the same weights', lambda net,n: nn.Sequential(
     net[0], *[nn.Sequential(*net[i], *[new_block(8*2**i) for _ in range(n)]) for i in (1,2,3)], *net[4:]))
-@wrong('deepen', 'get no gradient')
+@wrong('deepen', 'without a gradient: expected 0, came')
 def frozen(net, n):
     deep = longer(net, n)
     for stage in deep[1:4]: stage[1:].requires_grad_(False)
     return deep
-wrong('deepen', 'expected the 269,722', lambda net,n: nn.Identity())
-wrong('deepen', 'tensors get no gradient', lambda net,n: longer(net, n).requires_grad_(False))
+wrong('deepen', 'expected 269722, came 0', lambda net,n: nn.Identity())
+wrong('deepen', 'tensors without a gradient', lambda net,n: longer(net, n).requires_grad_(False))
 @wrong('deepen', 'expected a tensor, came a tuple')
 class WithBody(nn.Module):
     def __init__(self, net, n):
@@ -237,7 +237,7 @@ for words,kw in {'root of `1+eps`':dict(gamma=one), 'starts beta at 0.001':dict(
                  'weights of a channel are 1;':dict(kernel=diagonal(1.)), 'which blurs':dict(kernel=diagonal(1/9)),
                  'only the first':dict(convs=slice(1)), 'only the second':dict(convs=slice(1,2)),
                  'off by up to':dict(kernel=diagonal(2., 1, 1)), 'not changed yet':dict(around=nn.Identity()),
-                 'a way around':dict(kernel=noop, gamma=lambda bn: 0, around=nn.Identity())}.items():
+                 'a shortcut leads past':dict(kernel=noop, gamma=lambda bn: 0, around=nn.Identity())}.items():
     wrong('plain_identity', words, partial(plain, **kw))
 wrong('plain_identity', 'not changed yet', new_block)
 wrong('plain_identity', 'expected the 672 parameters', lambda nf: nn.Identity())
@@ -274,7 +274,7 @@ def pairs_of(which): return lambda dst,src: [a.data.copy_(b) for a,b in zip(whic
 wrong('by_order', 'running means and variances', pairs_of(lambda m: m.parameters()))
 wrong('by_order', 'only the kernels', pairs_of(lambda m: [p for p in m.parameters() if p.ndim>2]))
 wrong('by_order', 'only the buffers', pairs_of(lambda m: m.buffers()))
-wrong('by_order', 'these entries of `dst`', pairs_of(lambda m: [o for o in m.state_dict().values() if o.ndim<4]))
+wrong('by_order', 'dst.0.0.weight: ', pairs_of(lambda m: [o for o in m.state_dict().values() if o.ndim<4]))
 @wrong('by_order', 'the same name')
 def by_name(dst, src):
     for k,v in src.state_dict().items():
@@ -283,7 +283,7 @@ def by_name(dst, src):
 def by_name_alone(dst, src):
     dst.load_state_dict(src.state_dict())
 wrong('by_order', '`src` has changed', lambda dst,src: looks_first(src, dst))
-wrong('by_order', 'not written yet: `dst` is as it was', lambda dst,src: looks_first(deepcopy(dst), src))
+wrong('by_order', 'not written yet: nothing in `dst` has changed', lambda dst,src: looks_first(deepcopy(dst), src))
 wrong('by_order', 'a layer less: expected an error', pairs_of(lambda m: m.state_dict().values()))
 @wrong('by_order', 'a layer more: expected an error')
 def as_far_as_dst_goes(dst, src):
@@ -311,7 +311,7 @@ def shares(dst, src):
     src.double()
     for a,b in zip(dst.parameters(), src.parameters()): a.data = b.data
     for a,b in zip(dst.buffers(), src.buffers()): a.data = b.data
-wrong('by_order', 'that is the one of resnet_course.classics', copy_weights)
+wrong('by_order', 'that is the one from resnet_course.classics', copy_weights)
 
 # 07: fold the bias
 
@@ -365,9 +365,9 @@ for words,kw in {
     'stride and padding':dict(stride=1, padding=0), 'the stride of the':dict(stride=1),
     'the padding of the':dict(padding=0),
     'still has a bias':dict(bias=True),
-    'after that, in eval mode the output is off':dict(norm=renewed(eps=.02, momentum=.5)),
+    'after that, in eval mode: the shape is right':dict(norm=renewed(eps=.02, momentum=.5)),
     'off by up to':dict(change=lambda bn,b: bn.running_mean.mul_(1-b))}.items(): wrong('fold_bias', words, fold(**kw))
-@wrong('fold_bias', 'have changed: fold in copies')
+@wrong('fold_bias', 'changes its argument: work on a copy')
 def in_place(conv, bn):
     bn.running_mean -= conv.bias.detach()
     conv.bias = None
@@ -378,7 +378,7 @@ def with_gradients(conv, bn):
     return conv,bn
 wrong('fold_bias', 'expected the two layers', lambda conv,bn: bn.running_mean-conv.bias)
 wrong('fold_bias', 'expected the two layers', lambda conv,bn: [conv.weight, bn.running_mean-conv.bias])
-wrong('fold_bias', 'in eval mode expected shape', lambda conv,bn: [*in_copies(conv, bn), nn.Flatten()])
+wrong('fold_bias', 'in eval mode: expected shape', lambda conv,bn: [*in_copies(conv, bn), nn.Flatten()])
 
 # 07: sides in Keras' net
 
@@ -388,14 +388,14 @@ right('keras_sides', sides=(112, (112-3)//2+1, *[math.ceil(55/2**i) for i in ran
 right('keras_sides', sides=tensor(keras_224), inputs=2048.*16)
 for words,sides in {'no padding here':[112,56,56,28,14,7,4], 'first convolution has padding':[109,54,54,27,14,7,4],
                     'so it rounds up':[112,55,55,27,13,6,3], 'stage 2 keeps':[112,55,28,14,7,4,2],
-                    'not the whole grid':[*keras_224[:-1],1], 'hang over the edge':[*keras_224[:-1],3],
+                    'not the entire grid':[*keras_224[:-1],1], 'hang over the edge':[*keras_224[:-1],3],
                     'moves by 2':[*keras_224[:-1],6], '224 is the picture':[224,*keras_224[:-1]],
                     'picture of 64':[32,15,15,8,4,2,1], 'expected 7 numbers, after conv1':keras_224[:-1],
                     'sides: 30 after stage3 is not it':[112,55,55,30,15,8,4],
                     'not written yet':[112,55,...,28,14,7,4]}.items(): wrong('keras_sides', words, sides, 32_768)
 wrong('keras_sides', 'expected 7 numbers, came 112', 112, 32_768)
 for words,n in {'inputs: that is for a pool':2048, 'before avg_pool':2048*49, 'has 16 places':2048*4,
-                'ends in 2048':512*16,
+                'the last stage has 2048':512*16,
                 'rounded down':2048*9, 'each place has':16, 'too small by a factor of 2':2048*8}.items():
     wrong('keras_sides', words, keras_224, n)
 
@@ -455,11 +455,11 @@ def forward(f): return type('MyPreAct', (PreAct,), dict(forward=f))
 def path(m, x): return m.short(x) if m.short else x
 for words,f in {'takes the raw input; it should':lambda m,x: m.branch(m.a(x)) + path(m, x),
                 'stand in its way':lambda m,x: (lambda y: m.branch(y) + path(m, y))(m.a(x)),
-                'computed twice':lambda m,x: m.branch(m.a(x)) + (m.short(m.a(x)) if m.short else x),
+                'norm and ReLU run twice':lambda m,x: m.branch(m.a(x)) + (m.short(m.a(x)) if m.short else x),
                 'the branch takes the raw':lambda m,x: m.branch(x) + (m.short(m.a(x)) if m.short else x),
-                'branch and path take':lambda m,x: m.branch(x) + path(m, x),
+                'branch and shortcut take':lambda m,x: m.branch(x) + path(m, x),
                 'the path should be free':lambda m,x: F.relu(PreAct.forward(m, x)),
-                'way around is missing':lambda m,x: m.branch(m.a(x)),
+                'the shortcut is missing':lambda m,x: m.branch(m.a(x)),
                 'off by up to':lambda m,x: PreAct.forward(m, x)*2,
                 'its gradient is not':lambda m,x: PreAct.forward(m, x) - (0 if m.short else x - x.detach())}.items():
     wrong('preact', words, forward(f))
@@ -475,7 +475,7 @@ for words,kw in {
     'norm and ReLU follow':dict(end=before), 'should be bare':dict(short=lambda ni,nf,ks,s: nn.Sequential(
         bare(ni, nf, ks, s), nn.BatchNorm2d(nf))), 'leave it out there':dict(needed=lambda *a: True),
     'where only the size changes':dict(short=lambda ni,nf,ks,s: nn.MaxPool2d(1, s) if ni==nf else bare(ni, nf, ks, s)),
-    'must match':dict(needed=lambda ni,nf,s: ni!=nf), 'the path pools':dict(short=pooled),
+    'must match':dict(needed=lambda ni,nf,s: ni!=nf), 'the shortcut pools':dict(short=pooled),
     'the convolutions have a bias':dict(conv=biased), 'of the branch have a bias':dict(conv=biased, short=bare),
     'the 1x1 convolution has a bias':dict(short=biased), 
     'the second convolution has the stride':dict(strides=lambda s: (1,s)),
@@ -483,7 +483,7 @@ for words,kw in {
 wrong('preact', '`stride` is not used', lambda ni,nf,stride: PreAct(ni, nf))
 wrong('preact', 'that is v1', block(partial(branch, gamma=1), strided))
 wrong('preact', "the library's own", type('Mine', (PreActBlock,), {}))
-wrong('preact', 'that is the one of resnet_course.preact', PreActBlock)
+wrong('preact', 'that is the one from resnet_course.preact', PreActBlock)
 wrong('preact', 'hand in the class', PreAct(8, 8))
 
 # 07: softmax twice
@@ -507,7 +507,7 @@ for words,n in {'from a softmax is between':math.inf, 'does not know':math.log(1
 
 right('cache_bytes', 900*160*213*3 + 100*120*90*3)
 right('cache_bytes', n=3*160*(900*160*500/375) + 3.24e6)
-for words,n in {'three bytes a pixel':900*160*213 + 100*120*90, 'are made larger':1000*160*213*3,
+for words,n in {'three bytes for each pixel':900*160*213 + 100*120*90, 'are enlarged':1000*160*213*3,
                 'small photos are missing':900*160*213*3, 'no squares are kept: ':900*160*160*3 + 100*120*90*3,
                 'no squares are kept, and':1000*160*160*3,
                 'the longer side keeps':900*160*160*3 + 100*90*90*3, 'not the longer':900*160*120*3 + 100*120*90*3,
@@ -515,7 +515,7 @@ for words,n in {'three bytes a pixel':900*160*213 + 100*120*90, 'are made larger
                 'not bits':8*95_256_000, 'too small by a factor of 1e+06':95.256}.items():
     wrong('cache_bytes', words, n)
 
-# 08: whole or not at all
+# 08: all or nothing
 
 @right('whole')
 def renamed_beside(file, write):
@@ -710,8 +710,8 @@ for words,v in {'share: a multiply-add is two operations, and':.06, 'the forward
                 'the other way round':1/.36, 'too large by a factor of 2':.72}.items():
     wrong('peak_share', words, share=v, limit=556)
 for words,v in {'limit: that is the forward pass alone':1667, 'limit: a multiply-add':3333.3/3,
-                'two operations, and the backward':3333, 'images a second':1/.36, 'divide by the share':72,
-                'seconds an image':.0018, 'limit: the backward pass has two products':3333/4}.items():
+                'two operations, and the backward':3333, 'images per second':1/.36, 'divide by the share':72,
+                'seconds per image':.0018, 'limit: the backward pass has two products':3333/4}.items():
     wrong('peak_share', words, share=.36, limit=v)
 
 # 09: where a smoothed loss is smallest
@@ -719,7 +719,7 @@ for words,v in {'limit: that is the forward pass alone':1667, 'limit: a multiply
 right('smoothing_best', p=.802, loss=-(.802*math.log(.802) + 99*.002*math.log(.002)))
 right('smoothing_best', p=tensor(1-.2+.2/100), loss=1.41)
 for words,n in {'has its share':.8, 'among 100 classes':.82, 'a smoothing of 0.1':.901, 'each of the other':.002,
-                'all others get':.198, 'is endless':1., 'ten classes and a smoothing':.91,
+                'all others get':.198, 'is infinite':1., 'ten classes and a smoothing':.91,
                 'too small by a factor of 2':.401}.items(): wrong('smoothing_best', words, p=n, loss=1.4074)
 for words,n in {'as if nothing':.2206, '99 others have a part':.17694, 'the right class is missing':1.2305,
                 'not one':.18937, 'counted already':1.4198, 'the sign':-1.4074, 'base 2':2.0305, 'base 10':.61124,
@@ -761,7 +761,7 @@ for words,f in {
         'off by up to': lambda x,lam,perm: mixed(x, lam.maximum(1-lam), perm)}.items():
     wrong('mixup', words, f, two_losses)
 for words,f in {
-        'for the own label': lambda s,y,lam,perm: two_losses(s, y, 1-lam, perm),
+        "for the photo's own label": lambda s,y,lam,perm: two_losses(s, y, 1-lam, perm),
         'the label of the other photo is missing': lambda s,y,lam,perm: F.cross_entropy(s, y),
         'before you take the mean': lambda s,y,lam,perm:
             lam.mean()*F.cross_entropy(s, y) + (1-lam.mean())*F.cross_entropy(s, y[perm]),
@@ -771,8 +771,8 @@ for words,f in {
             (lam*each_loss(s, y) + (1-lam)*each_loss(s[perm], y[perm])).mean(),
         'Permute the labels only': lambda s,y,lam,perm: (lam*each_loss(s, y) + (1-lam)*each_loss(s[perm], y)).mean(),
         'came the sum': lambda s,y,lam,perm: lam@each_loss(s, y) + (1-lam)@each_loss(s, y[perm]),
-        'came one a photo': lambda s,y,lam,perm: lam*each_loss(s, y) + (1-lam)*each_loss(s, y[perm]),
-        'of its own: weigh': lambda s,y,lam,perm: lam*F.cross_entropy(s, y) + (1-lam)*F.cross_entropy(s, y[perm]),
+        'came one for each photo': lambda s,y,lam,perm: lam*each_loss(s, y) + (1-lam)*each_loss(s, y[perm]),
+        'its own `lam`: weigh': lambda s,y,lam,perm: lam*F.cross_entropy(s, y) + (1-lam)*F.cross_entropy(s, y[perm]),
         'softmax came before': lambda s,y,lam,perm: two_losses(F.softmax(s, dim=1), y, lam, perm),
         'between two of them lies a third': lambda s,y,lam,perm: F.cross_entropy(s, (lam*y + (1-lam)*y[perm]).long()),
         'RuntimeError': lambda s,y,lam,perm: F.cross_entropy(s, lam*y + (1-lam)*y[perm])}.items():
@@ -817,11 +817,11 @@ wrong('running_average', 'shares are exchanged', averaged(lambda decay,n: 1-kept
 wrong('running_average', 'the net is copied', lambda average,net,decay,n: average.load_state_dict(net.state_dict()))
 wrong('running_average', 'mean of both', averaged(lambda decay,n: .5))
 wrong('running_average', 'there is no average', averaged(which=lambda k: 'tracked' not in k, other=lambda k: False))
-wrong('running_average', 'num_batches_tracked: expected [8], came [6]', averaged(other=lambda k: False))
-wrong('running_average', 'nothing in the average has changed', lambda average,net,decay,n: deepcopy(net))
-@wrong('running_average', 'of the net itself has changed')
+wrong('running_average', 'average.1.num_batches_tracked: expected 8, came 6', averaged(other=lambda k: False))
+wrong('running_average', 'nothing in `average` has changed', lambda average,net,decay,n: deepcopy(net))
+@wrong('running_average', 'the net itself has changed')
 def other_way_round(average, net, decay, n): by_state_dict(net, average, decay, n)
-wrong('running_average', '0.weight: expected', averaged(lambda decay,n: decay**n))
+wrong('running_average', 'average.0.weight: the shape is right', averaged(lambda decay,n: decay**n))
 @wrong('running_average', "RuntimeError: a leaf Variable that requires grad")
 def with_grad(average, net, decay, n):
     for a,b in zip(average.parameters(), net.parameters()): a.lerp_(b, 1-kept(decay, n))
@@ -882,16 +882,16 @@ def with_torch(plan, y): return (tensor(plan).double()*tensor(y).double()[:,None
 for words,f in {
         'half of the effect': lambda plan,y: (plan*y[:,None]).mean(0),
         'the sums': lambda plan,y: plan.T@y,
-        'have to be taken off': lambda plan,y: [y[o>0].mean() for o in plan.T],
+        'have to be subtracted': lambda plan,y: [y[o>0].mean() for o in plan.T],
         'the sign': lambda plan,y: [y[o<0].mean()-y[o>0].mean() for o in plan.T],
         'which are half of all': lambda plan,y: [y[o>0].mean()-y.mean() for o in plan.T],
         'points of accuracy': lambda plan,y: 200*plan.T@y/len(y),
         '8 is built in': lambda plan,y: plan.T@y/8,
         'medians': lambda plan,y: [np.median(y[o>0])-np.median(y[o<0]) for o in plan.T],
         'the ratio': lambda plan,y: [y[o>0].mean()/y[o<0].mean() for o in plan.T],
-        'expected 8 numbers, one for each thing, came shape (16,)': lambda plan,y: plan.sum(1)*y,
-        'came shape ()': lambda plan,y: plan[:,0]@y/8,
-        'for the first ones expected': lambda plan,y: [y[o>0].max()-y[o<0].max() for o in plan.T],
+        'one effect for each thing: expected shape (8,), came shape (16,)': lambda plan,y: plan.sum(1)*y,
+        'expected shape (8,), came -0.07': lambda plan,y: plan[:,0]@y/8,
+        'the values are off by up to': lambda plan,y: [y[o>0].max()-y[o<0].max() for o in plan.T],
         'for each thing, came {': lambda plan,y: {0:plan[:,0]@y},
         'ValueError': lambda plan,y: plan@y}.items(): wrong('main_effects', words, f)
 
@@ -931,8 +931,8 @@ for words,f in {
         'norms move': directions(whole_filters, lambda w,d: d.sign()*w.abs()),
         'norms move; their': directions(whole_filters, lambda w,d: F.normalize(d, dim=0)),
         'linear layers stay': directions(lambda w,d: whole_filters(w, d) if w.ndim==4 else 0*d),
-        'the values are not': directions(lambda w,d: whole_filters(w, w)),
-        'expected a length of': directions(lambda w,d: 2*whole_filters(w, d)),
+        'direction: the shape is right, the values are off': directions(lambda w,d: whole_filters(w, w)),
+        'length: expected': directions(lambda w,d: 2*whole_filters(w, d)),
         'came shape (36, 4)': directions(lambda w,d: whole_filters(w, d).flatten(1).T),
         'expected a list of 2 tensors, came list': lambda ws,ds: directions(whole_filters)(ws, ds)[:1],
         'expected a list of 2 tensors, came Tensor': lambda ws,ds: torch.cat([d.flatten() for d in ds]),
@@ -974,9 +974,9 @@ for words,f in {
         'right but for `eps`': twin_of(eps=0),
         'gamma undoes': twin_of(var=none, gamma=lambda g: g[:1]),
         'expected the first': twin_of(lambda w: w[-1:], lambda m: m[-1:], lambda v: v[-1:]),
-        'other values than expected in 1.running_var (': twin_of(eps=-1),
-        'for k=3': lambda conv,bn,k: by_slices(conv, bn, 10.),
-        'nothing has changed': lambda conv,bn,k: by_slices(deepcopy(conv), deepcopy(bn), k),
+        'bn.running_var: expected [': twin_of(eps=-1),
+        'a BatchNorm2d, 3.0': lambda conv,bn,k: by_slices(conv, bn, 10.),
+        'nothing in `conv` has changed': lambda conv,bn,k: by_slices(deepcopy(conv), deepcopy(bn), k),
         'leaf Variable': lambda conv,bn,k: conv.weight[0].mul_(k)}.items(): wrong('one_filter', words, f)
 
 # 10: fold a batch norm
@@ -1019,7 +1019,7 @@ for words,f in {
         'beta is missing': fold_of(bias=lambda b,bn,k: (b-bn.running_mean)*k),
         'the bias is missing': fold_of(bias=lambda b,bn,k: 0*b),
         'before beta is added': fold_of(bias=lambda b,bn,k: b*k-bn.running_mean+bn.bias),
-        'batch norm takes it off': fold_of(bias=lambda b,bn,k: (b+bn.running_mean)*k+bn.bias),
+        'is added; subtract it': fold_of(bias=lambda b,bn,k: (b+bn.running_mean)*k+bn.bias),
         'own bias is missing': fold_of(bias=lambda b,bn,k: bn.bias-k*bn.running_mean),
         'own bias has to be scaled': fold_of(bias=lambda b,bn,k: b-k*bn.running_mean+bn.bias),
         'along the kernel': fold_of(weight=lambda w,k: w*k),
@@ -1032,7 +1032,7 @@ for words,f in {
         'off by up to': fold_of(weight=lambda w,k: w*k.view(-1,1,1,1)/2),
         'stops with': fold_of(lambda bn: bn.gamma)}.items(): wrong('folded', words, f)
 wrong('folded', 'while both layers are still there', lambda conv,bn: lambda x: bn(conv(x)))
-@wrong('folded', 'have changed (0.weight)')
+@wrong('folded', 'changes its argument: work on a copy')
 def folded_in_place(conv, bn):
     k = bn.weight.data/(bn.running_var+bn.eps).sqrt()
     bias = bn.bias.data + (-bn.running_mean if conv.bias is None else conv.bias.data-bn.running_mean)*k
@@ -1044,10 +1044,10 @@ def folded_in_place(conv, bn):
 
 right('map_size', height=7, width=10)
 right('map_size', height=math.ceil(200/2**5), width=tensor(300/2**5).ceil())
-for words,n in {'height: height and width are exchanged':10, 'at each of the steps':6, 'no part of a place':6.25,
+for words,n in {'height: height and width are exchanged':10, 'at each of the steps':6, 'part of a place':6.25,
                 'after the pooling':1, 'height: that is the photo':200,
                 'height: 14 is too large by a factor of 2':14}.items(): wrong('map_size', words, height=n, width=10)
-for words,n in {'width: height and width are exchanged':7, 'width: half a place':9, 'width: there is no part':9.375,
+for words,n in {'width: height and width are exchanged':7, 'width: half a place':9, 'width: there is no such thing as part':9.375,
                 'that is after the pooling':1, 'width: that is the photo':300, 'width: 8 is too small':8}.items():
     wrong('map_size', words, height=7, width=n)
 for words,k in {'a halving is missing':16, 'two halvings are missing':8, 'one halving too many':64}.items():

@@ -345,7 +345,7 @@ def test_a_locked_zip(tmp_path):
 def test_a_broken_zip(tmp_path):
     (tmp_path/'a.zip').write_text('x')
     with pytest.raises(Exception) as e: load_arrays(tmp_path/'a.zip')
-    assert one_line(e, tmp_path/'a.zip', 'no whole zip')
+    assert one_line(e, tmp_path/'a.zip', 'not a complete zip')
 
 @pytest.mark.parametrize('compression', [ZIP_STORED,ZIP_DEFLATED])
 def test_a_zip_with_a_damaged_picture(tmp_path, compression):

@@ -73,8 +73,8 @@ def test_photos_of_more_classes_than_ten(tmp_path, monkeypatch):
     "And no more than a thousand, so that the bench makes its own steps"
     names = [f'c{i:02d}' for i in range(12)]
     path = photo_set(tmp_path/'many', names, names, n=2)
-    monkeypatch.setattr(benchmark._Bench, 'fitted', lambda self, what, steps, work: iter([(what, work, steps)]))
-    *_,(what,work,steps) = benchmark._Bench(path, 1, True).growth()
+    monkeypatch.setattr(benchmark, '_fitted', lambda b, what, steps, work: iter([(what, work, steps)]))
+    *_,(what,work,steps) = benchmark._growth(benchmark._Bench(path, 1, True))
     assert (what, work, list(steps))==('data', [6,24], ['6 photos','24 photos'])
     for f in steps.values(): f()
     benchmark._short_epoch(path, True)
@@ -96,8 +96,8 @@ def test_resume(records, monkeypatch, drawn):
     assert bench_results(out)==recs   # the old record is still whole
 
 def test_a_part_that_fails_keeps_the_finished_ones(drawn, monkeypatch):
-    monkeypatch.setattr(benchmark._Bench, 'memory', lambda self: iter([row('a', 1.)]))
-    monkeypatch.setattr(benchmark._Bench, 'growth', lambda self: iter([1/0]))
+    monkeypatch.setitem(benchmark._parts, 'memory', lambda b: iter([row('a', 1.)]))
+    monkeypatch.setitem(benchmark._parts, 'growth', lambda b: iter([1/0]))
     with pytest.raises(ZeroDivisionError): bench('ef', drawn, out='b', quick=True)
     assert [o.name for o in Path('b').ls()]==['e-memory.json']
 
@@ -107,7 +107,7 @@ def test_unknown_part():
 
 def test_without_timm(drawn, monkeypatch, capsys):
     for o in ('timm','timm.data'): monkeypatch.setitem(sys.modules, o, None)
-    assert not [k for k in benchmark._Bench(drawn, 1, True).loaders() if 'timm' in k]
+    assert not [k for k in benchmark._loaders(benchmark._Bench(drawn, 1, True)) if 'timm' in k]
     assert 'timm is not installed' in capsys.readouterr().out
 
 def test_memory():
@@ -125,7 +125,7 @@ def test_memory():
 
 def test_memory_part(drawn):
     pytest.importorskip('psutil')
-    d = {r['what']:r['median'] for r in benchmark._Bench(drawn, 1, True).memory()}
+    d = {r['what']:r['median'] for r in benchmark._memory(benchmark._Bench(drawn, 1, True))}
     assert list(d)==['chapter 14 as printed','course','cache of photos']
     assert .2<d['chapter 14 as printed']<5 and .2<d['course']<5 and 0<d['cache of photos']<.01
 
@@ -158,8 +158,8 @@ class Wait(nn.Module):
 def test_an_epochs_seconds(drawn):
     "A net that waits 0.1 s a batch of 16: 6.25 ms an image, whoever trains it"
     b = benchmark._Bench(drawn, 1, True)
-    for what,dls in b.loaders().items():
-        train,valid = b.epoch(what, dls, Wait(.1))
+    for what,dls in benchmark._loaders(b).items():
+        train,valid = benchmark._epoch(b, what, dls, Wait(.1))
         assert .1<train*16<.4 and 0<valid, what
 
 @pytest.mark.parametrize('error', [None, RuntimeError('no compiler')])

@@ -10,7 +10,7 @@ from resnet_course.kit.sample import make_sample
 from resnet_course.kit.arrays import array_dls, load_arrays
 from resnet_course.kit.results import results
 from resnet_course.data import get_data
-from resnet_course.training import get_learner
+from resnet_course.training import Experiment, get_learner
 from resnet_course.fcn import get_fcn
 from resnet_course.resnet import resnet18
 from resnet_course.bottleneck import resnet50
@@ -21,10 +21,9 @@ from resnet_course.keras_net import keras_resnet50
 from resnet_course.preact import preact_resnet
 from resnet_course.loading import cached_data
 from resnet_course.speed import speed_up
-from resnet_course.landscape import (filter_direction, fold_norms, Inspection, landscape_experiment, mean_loss,
+from resnet_course.landscape import (filter_direction, fold_norms, landscape_experiment, mean_loss,
                                      plot_surfaces, surface)
 from resnet_course.interpret import accuracy_by_size, class_maps, show_map, sizes_experiment
-from safetensors.torch import load_file
 from typer.testing import CliRunner
 from conftest import one_line, randomise_bn, tiny_learner
 
@@ -219,7 +218,7 @@ def test_a_file_that_is_no_surface(text):
     file.parent.mkdir()
     file.write_text(text)
     with pytest.raises(Exception) as err: surf()
-    assert one_line(err, file, 'no whole record', 'delete it') and file.read_text()==text
+    assert one_line(err, file, 'not a complete record', 'delete it') and file.read_text()==text
 
 def test_nothing_but_the_record_is_left():
     surf()
@@ -243,49 +242,47 @@ def inspection(drawn, looks, fail=False):
         looks.append({k:v.clone() for k,v in learn.model.state_dict().items()})
         if fail: raise Stop
         return dict(rec, seen=learn.model[-1].bias.tolist())
-    return Inspection('looks', 'small', dict(fcn=partial(get_fcn, widths=(4,))), size=8, epochs=1, lr=1e-2, data=drawn,
-        loaders=lambda path: array_dls((x,y,x,y,[*range(10)]), path, 8), look=look)
+    return Experiment('looks', 'small', dict(fcn=partial(get_fcn, widths=(4,))), size=8, epochs=1, lr=1e-2, data=drawn,
+        loaders=lambda path: array_dls((x,y,x,y,[*range(10)]), path, 8), after=look)
 
-weights = Path('runs/looks-training/fcn-small-s42.safetensors')
+looked = Path('runs/looks/fcn-small-s42.json')
+def weights(): return torch.load(looked.with_suffix('.pt'), weights_only=True)['model']
+def no_training(monkeypatch): monkeypatch.setattr(Learner, 'one_batch', None)
 
 def test_what_was_trained_is_looked_at(drawn):
     looks = []
     rec = inspection(drawn, looks).run('fcn')
     assert rec['complete'] and rec['model']=='fcn' and 'seen' in rec
-    for k,v in load_file(weights).items(): assert torch.equal(looks[0][k].cpu(), v)
+    for k,v in weights().items(): assert torch.equal(looks[0][k].cpu(), v)
+    assert rec==json.loads(looked.read_text())
     assert looks[0]['0.1.num_batches_tracked']==5   # trained, not fresh
 
 def test_resuming_looks_again_and_trains_nothing(drawn, monkeypatch):
     looks = []
     with pytest.raises(Stop): inspection(drawn, looks, fail=True).run('fcn')
-    monkeypatch.setattr(Learner, 'fit', None)
+    assert not json.loads(looked.read_text())['complete'] and len(results(looked.parent))==0
+    no_training(monkeypatch)
     rec = inspection(drawn, looks).run('fcn', resume=True)
     assert rec['complete'] and all(torch.equal(looks[0][k], looks[1][k]) for k in looks[0])
 
-def test_without_its_weights_a_run_is_not_finished(drawn):
+def test_a_finished_look_is_kept_and_one_without_checkpoint_made_anew(drawn, monkeypatch):
     looks = []
-    inspection(drawn, looks).run('fcn')
-    weights.unlink()
-    inspection(drawn, looks).run('fcn', resume=True)   # they are still in the checkpoint
-    assert weights.exists() and all(torch.equal(looks[0][k], looks[1][k]) for k in looks[0])
-    weights.unlink()
-    weights.with_suffix('.pt').unlink()
-    inspection(drawn, looks).run('fcn', resume=True)
-    assert weights.exists() and len(looks)==3
+    rec = inspection(drawn, looks).run('fcn')
+    assert inspection(drawn, looks).run('fcn', resume=True)==rec and len(looks)==1
+    looked.write_text(json.dumps({k:v for k,v in rec.items() if k!='seen'}|dict(complete=False)))
+    looked.with_suffix('.pt').unlink()
+    assert inspection(drawn, looks).run('fcn', resume=True)['seen']==rec['seen'] and len(looks)==2
 
 def test_without_resume_all_is_made_anew(drawn):
-    looks,out = [],Path('runs/looks/fcn-small-s42.json')
-    exp = inspection(drawn, looks)
-    out.parent.mkdir(parents=True)
-    out.write_text('of an earlier run')
-    exp.run('fcn')
-    assert not out.exists()   # this look writes none
-    out.write_text('begun')
-    exp.run('fcn', resume=True)
-    assert out.read_text()=='begun'
+    looks = []
+    looked.parent.mkdir(parents=True)
+    looked.write_text('of an earlier run')
+    inspection(drawn, looks).run('fcn')
+    inspection(drawn, looks).run('fcn')
+    assert len(looks)==2 and json.loads(looked.read_text())['complete']
 
 def test_the_landscape_experiment(monkeypatch, tmp_path):
-    "Trains as lesson 06 does; the middle of the picture is the loss of the trained weights on training pictures"
+    "Trains as the degradation lesson does; the middle of the picture is the loss of the trained weights on training pictures"
     assert {k:getattr(landscape_experiment,k) for k in ('nets','epochs','lr','data','loaders','recipe','fit')} == \
            {k:getattr(degradation_experiment,k) for k in ('nets','epochs','lr','data','loaders','recipe','fit')}
     monkeypatch.setenv('RESNET_COURSE_CIFAR10', str(make_sample(tmp_path/'drawn', n_train=60, n_val=20, size=32)))
@@ -297,13 +294,13 @@ def test_the_landscape_experiment(monkeypatch, tmp_path):
     assert len(results('out/landscape'))==1
     x,y,*_ = load_arrays(tmp_path/'drawn')
     net = cifar_resnet(8).eval()
-    net.load_state_dict(load_file('runs/landscape-training/tiny-sgd-s42.safetensors'))
+    net.load_state_dict(torch.load('out/landscape/tiny-sgd-s42.pt', weights_only=True)['model'])
     mean,std = (tensor(o)[:,None,None] for o in cifar_stats)
     with torch.no_grad(): loss = F.cross_entropy(net((x/255-mean)/std), y).item()
     assert np.isclose(rec['surface']['losses'][0][1], loss, rtol=.02)
 
 def test_by_the_command(monkeypatch, tmp_path):
-    "An `Inspection` does whatever the command asks of an `Experiment`, and goes on with a picture that was stopped"
+    "The command goes on with a picture that was stopped"
     monkeypatch.setenv('RESNET_COURSE_CIFAR10', str(make_sample(tmp_path/'drawn', n_train=60, n_val=20, size=32)))
     monkeypatch.setattr(landscape, 'surface', partial(shrunk, landscape.surface))
     monkeypatch.setitem(cli.experiments, 'landscape', 'landscape')
@@ -313,9 +310,9 @@ def test_by_the_command(monkeypatch, tmp_path):
     monkeypatch.setattr(landscape, 'mean_loss', stopped)
     args = ['experiment','landscape','--epochs','1','--out','out/landscape']
     res = CliRunner().invoke(cli.app, args)
-    assert res.exit_code==130 and '--resume goes on' in res.output and not list(Path('out/landscape').glob('*.json'))
+    assert res.exit_code==130 and '--resume goes on' in res.output and len(results('out/landscape'))==0
     monkeypatch.setattr(landscape, 'mean_loss', mean_loss)
-    monkeypatch.setattr(Learner, 'fit', None)   # nothing is trained again
+    no_training(monkeypatch)   # again
     res = CliRunner().invoke(cli.app, [*args,'--resume'])
     assert res.exit_code==0 and 'tiny' in res.output and Path('out/landscape/curves.png').exists()
     assert len(results('out/landscape'))==1

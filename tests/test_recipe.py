@@ -4,7 +4,7 @@ from dataclasses import asdict, replace
 from fastai.vision.all import *
 from safetensors.torch import save_file
 from resnet_course.fcn import get_fcn
-from resnet_course.recipe import (_kept, load_trained, look, Recipe, recipe, recipe_learner, recipe_net, resized,
+from resnet_course.recipe import (_kept, load_trained, predict_view, Recipe, recipe, recipe_learner, recipe_net, resized,
                                   save_weights, train)
 from conftest import CtrlC, one_line, photo, photo_set
 
@@ -129,7 +129,7 @@ def test_looks_are_of_the_last_size_and_of_the_view_that_counts(drawn, val):
         learn.fit(4, 1e-2)   # one epoch more than is planned
         seen = learn.get_preds()[0]
         learn.validate()
-    assert (look(learn, val)[0]==seen).all() and (look(learn, other)[0]!=seen).any()
+    assert (predict_view(learn, val)[0]==seen).all() and (predict_view(learn, other)[0]!=seen).any()
     assert learn.dls.valid.dataset.size==full.size
 
 def test_a_record_without_looks_is_no_finished_run(drawn, whole):
@@ -137,7 +137,7 @@ def test_a_record_without_looks_is_no_finished_run(drawn, whole):
     run(drawn)
     file = Path(f'out/{stem}.json')
     rec = json.loads(file.read_text())
-    file.write_text(json.dumps({k:v for k,v in rec.items() if k not in ('views','accuracy_tta')}))
+    file.write_text(json.dumps({k:v for k,v in rec.items() if k not in ('views','accuracy_tta')}|dict(complete=False)))
     assert outcome(run(drawn, resume=True))==whole
 
 def test_old_weights_go_before_a_new_run(drawn, monkeypatch):
@@ -187,7 +187,7 @@ def test_a_damaged_record(drawn, text):
     Path('out').mkdir()
     Path(f'out/{stem}.json').write_text(text)
     with pytest.raises(Exception) as e: run(drawn, resume=True)
-    assert one_line(e, f'{stem}.json', 'no whole record', 'another folder')
+    assert one_line(e, f'{stem}.json', 'not a complete record', 'another folder')
 
 @pytest.mark.parametrize('kwargs, words', [(dict(model='resnet19'), ["no model 'resnet19'", 'resnet18']),
     (dict(epochs=0), ['0 epochs']), (dict(size=8), ['size 8'])])
@@ -252,16 +252,16 @@ def test_the_average_is_what_is_kept(drawn):
     net,average = learn.model.net.state_dict(),learn.model.average.state_dict()
     assert all((net[k]!=average[k]).any() for k in net if k.endswith('.0.weight'))
     acc = learn.validate()[1]
-    p,y = look(learn)
+    p,y = predict_view(learn)
     assert acc==accuracy(p,y)==learn.recorder.values[-1][-1]
     learn.model.average.load_state_dict(net)
-    assert (look(learn)[0]!=p).any()
+    assert (predict_view(learn)[0]!=p).any()
 
 def test_mirrored_and_middle(drawn):
     learn = recipe_learner(drawn, base, precision='fp32')
-    p,y = look(learn)
-    assert (look(learn, mirrored=True)[0]!=p).any() and (look(learn, 'middle')[0]!=p).any()
-    assert (look(learn)[0]==p).all()
+    p,y = predict_view(learn)
+    assert (predict_view(learn, mirrored=True)[0]!=p).any() and (predict_view(learn, 'middle')[0]!=p).any()
+    assert (predict_view(learn)[0]==p).all()
     xb = torch.cat([xb for xb,_ in learn.dls.valid])
     with torch.no_grad(): flipped = learn.model.eval()(xb.flip(3)).softmax(1)
-    assert torch.allclose(look(learn, mirrored=True)[0], flipped.as_subclass(Tensor), atol=1e-2)
+    assert torch.allclose(predict_view(learn, mirrored=True)[0], flipped.as_subclass(Tensor), atol=1e-2)

@@ -146,7 +146,7 @@ def test_a_file_that_is_no_checkpoint(drawn):
     for o in ({}, [1], dict(about=3)):
         torch.save(o, ckpt)
         with pytest.raises(Exception) as e: run(drawn, resume=True)
-        assert one_line(e, ckpt, 'no whole checkpoint')
+        assert one_line(e, ckpt, 'not a complete checkpoint')
 
 @pytest.mark.parametrize('change', [dict(epochs=4), dict(seed=7), dict(model='resblock'), dict(settings=dict(bs=8)),
     dict(precision='bf16')])

@@ -55,7 +55,7 @@ def show_table(
 def plot_history(
     records # dicts as `measured_fit` returns them
 ) -> np.ndarray: # two axes of a new figure
-    "Validation loss and accuracy by epoch, a line a record; seeds of one model share a colour"
+    "Validation loss and accuracy by epoch, one line for each record; seeds of one model share a colour"
     _,axs = plt.subplots(1, 2, figsize=(10,3.5), layout='constrained')
     names = list(dict.fromkeys(r['model'] for r in records))
     for ax,k,title in zip(axs, ('valid_loss','accuracy'), ('validation loss','validation accuracy')):
@@ -75,10 +75,11 @@ def difference(
     by:str='model', # the column that holds such names
 ) -> str:
     "One sentence on how much better `b` did than `a`, and whether the seeds can explain it"
-    x,y = (runs.accuracy[runs[by]==o]*100 for o in (a,b))
+    x = runs.accuracy[runs[by]==a]*100
+    y = runs.accuracy[runs[by]==b]*100
     diff = y.mean()-x.mean()
     text = f"`{b}` is {abs(diff):.1f} points {'above' if diff>0 else 'below'} `{a}`"
-    if min(len(x),len(y))<2: return text + ", but one of them has one seed only: that decides nothing."
+    if min(len(x),len(y))<2: return text + ", but one of them has only one seed: that decides nothing."
     error = (x.var()/len(x) + y.var()/len(y))**.5
     clear = abs(diff) > 2*error
     return text + f", standard error {error:.1f}: {'more than' if clear else 'no more than'} the seeds can explain."

@@ -14,88 +14,111 @@ from concurrent.futures import ProcessPoolExecutor   # after fastai, which has a
 from .files import CourseError
 
 # %% ../../nbs/kit/sample.ipynb #560c02a4
-sample_classes = ['arrow', 'bolt', 'crescent', 'cross', 'gear', 'heart', 'ring', 'square', 'star', 'triangle']
+def _polar(r, angle):
+    "The points (n,2) at this radius and these angles, or at these radii"
+    return np.stack([r*np.cos(angle), r*np.sin(angle)], 1)
 
-def _polar(r, t): return np.stack([r*np.cos(t), r*np.sin(t)], 1)
-def _ngon(n, r=1.): return _polar(np.resize(r, n), np.arange(n)*2*pi/n)
+def _around(n, r=1.):
+    "`n` points at equal angles around the origin, at radius `r` or at these radii in turn"
+    return _polar(np.resize(r, n), np.arange(n)*2*pi/n)
+
+# %% ../../nbs/kit/sample.ipynb #74e9d708
+_t = np.linspace(0, 2*pi, 64)
+_shapes = dict(
+    arrow = [(-1,-.22), (.1,-.22), (.1,-.7), (1,0), (.1,.7), (.1,.22), (-1,.22)],
+    bolt = [(-1,-.1), (.2,-.75), (.1,-.12), (1,.1), (-.2,.75), (-.1,.12)],
+    crescent = np.r_[_polar(1, np.linspace(.8,5.48,48)), _polar(.76, np.linspace(5.05,1.23,32))+(.45,0)],
+    cross = _polar(np.tile([1,1,.42], 4), (np.arange(12)//3*90 + np.tile([-17,17,45], 4))*pi/180),
+    gear = _around(32, [1,1,.72,.72]),
+    heart = np.stack([16*np.sin(_t)**3, 13*np.cos(_t)-5*np.cos(2*_t)-2*np.cos(3*_t)-np.cos(4*_t)], 1),
+    ring = np.r_[_polar(1, _t), _polar(.6, -_t)],   # out along one circle, back along the other
+    square = _around(4),
+    star = _around(10, [1,.42]),
+    triangle = _around(3))
+sample_classes = list(_shapes)
 
 def _outline(label):
-    "The corners of one class's shape, `(n,2)`, centred and of area 1, so that no class is told by how much it covers"
-    name, t = sample_classes[label], np.linspace(0, 2*pi, 64)
-    if   name=='arrow':    p = [(-1,-.22), (.1,-.22), (.1,-.7), (1,0), (.1,.7), (.1,.22), (-1,.22)]
-    elif name=='bolt':     p = [(-1,-.1), (.2,-.75), (.1,-.12), (1,.1), (-.2,.75), (-.1,.12)]
-    elif name=='crescent': p = np.r_[_polar(1, np.linspace(.8,5.48,48)), _polar(.76, np.linspace(5.05,1.23,32))+(.45,0)]
-    elif name=='cross':    p = _polar(np.tile([1, 1, .42], 4), (np.arange(12)//3*90 + np.tile([-17, 17, 45], 4))*pi/180)
-    elif name=='gear':     p = _ngon(32, [1, 1, .72, .72])
-    elif name=='heart':    p = np.stack([16*np.sin(t)**3, 13*np.cos(t)-5*np.cos(2*t)-2*np.cos(3*t)-np.cos(4*t)], 1)
-    elif name=='ring':     p = np.r_[_polar(1, t), _polar(.6, -t)]
-    elif name=='square':   p = _ngon(4)
-    elif name=='star':     p = _ngon(10, [1, .42])
-    elif name=='triangle': p = _ngon(3)
-    p = np.array(p, float)
-    x, y = (p - (p.min(0)+p.max(0))/2).T
-    return np.stack([x, y], 1) / abs(x@np.roll(y,-1) - y@np.roll(x,-1))**.5 * 2**.5
+    "The corners (n,2) of one class's shape, centred and of area 1, so that no class is told by how much it covers"
+    p = np.array(_shapes[sample_classes[label]], float)
+    x,y = (p - (p.min(0)+p.max(0))/2).T
+    twice_the_area = abs(x@np.roll(y,-1) - y@np.roll(x,-1))   # the shoelace formula
+    return np.stack([x,y], 1) / twice_the_area**.5 * 2**.5
+
+# %% ../../nbs/kit/sample.ipynb #96d043f9
+def _turn(angle): return np.array([[cos(angle), -sin(angle)], [sin(angle), cos(angle)]])
 
 def _place(p, area, rng, box):
     "`p` turned, squeezed, scaled to cover the part `area` of a `box` by `box` square, and put where it fits"
-    a, b, k = *rng.uniform(0, 2*pi, 2).tolist(), rng.uniform(.83, 1.2)
-    turn = lambda a: np.array([[cos(a), -sin(a)], [sin(a), cos(a)]])
-    p = p @ turn(a) @ np.diag([k, 1/k]) @ turn(b) * box*area**.5
-    lo, hi = p.min(0), p.max(0)
+    before,after = rng.uniform(0, 2*pi, 2).tolist()
+    squeeze = rng.uniform(.83, 1.2)
+    p = p @ _turn(before) @ np.diag([squeeze, 1/squeeze]) @ _turn(after) * box*area**.5
+    lo,hi = p.min(0),p.max(0)
     return p - lo + (box-hi+lo)*rng.uniform(size=2)
 
 # %% ../../nbs/kit/sample.ipynb #68bee3e7
-def _texture(c, rng, size):
-    "A picture filled with colour `c` and a second near it: plain, gradient, stripes, checks or noise"
-    y, x = np.mgrid[:size, :size].astype(np.float32)/size
-    a, f, kind = rng.uniform(0, 2*pi), rng.uniform(4, 16), rng.integers(5)
-    u, v = x*cos(a)+y*sin(a), y*cos(a)-x*sin(a)
+def _texture(colour, rng, size):
+    "A picture filled with `colour` and a second near it: plain, gradient, stripes, checks or noise"
+    y,x = np.mgrid[:size,:size].astype(np.float32)/size
+    angle = rng.uniform(0, 2*pi)
+    freq = rng.uniform(4, 16)
+    kind = rng.integers(5)
+    u = x*cos(angle)+y*sin(angle)
+    v = y*cos(angle)-x*sin(angle)
     if   kind==0: t = 0*x
     elif kind==1: t = u
-    elif kind==2: t = np.sin(2*f*u) > 0
-    elif kind==3: t = np.sin(2*f*u)*np.sin(2*f*v) > 0
-    else:         t = np.asarray(Image.fromarray(rng.random((int(3*f),)*2, dtype=np.float32)).resize((size, size), 3))
+    elif kind==2: t = np.sin(2*freq*u) > 0
+    elif kind==3: t = np.sin(2*freq*u)*np.sin(2*freq*v) > 0
+    else:
+        coarse = rng.random((int(3*freq),)*2, dtype=np.float32)
+        t = np.asarray(Image.fromarray(coarse).resize((size,size), Image.BICUBIC))
     t = t[...,None]-np.float32(t.mean())
-    return Image.fromarray((c + t*rng.normal(0, 20, 3).astype(np.float32)).clip(0, 255).astype(np.uint8))
+    return Image.fromarray((colour + t*rng.normal(0, 20, 3).astype(np.float32)).clip(0, 255).astype(np.uint8))
 
+# %% ../../nbs/kit/sample.ipynb #94dc7413
 def _clutter(im, n, rng):
     "Draw `n` strokes, blobs and pieces of outlines (of any class) on `im`"
-    d, size = ImageDraw.Draw(im), im.size[0]
+    draw,size = ImageDraw.Draw(im),im.size[0]
     for _ in range(n):
-        c, kind, w = tuple(rng.integers(0, 256, 3).tolist()), rng.integers(3), int(size*rng.uniform(.008, .03))
-        x, y = rng.uniform(0, size, 2)
-        if kind==0: d.line([x, y, *rng.uniform(0, size, 2)], fill=c, width=w)
+        colour = tuple(rng.integers(0, 256, 3).tolist())
+        kind = rng.integers(3)
+        width = int(size*rng.uniform(.008, .03))
+        x,y = rng.uniform(0, size, 2)
+        if kind==0: draw.line([x, y, *rng.uniform(0, size, 2)], fill=colour, width=width)
         elif kind==1:
-            rx, ry = rng.uniform(.01, .06, 2)*size
-            d.ellipse([x-rx, y-ry, x+rx, y+ry], fill=c)
+            rx,ry = rng.uniform(.01, .06, 2)*size
+            draw.ellipse([x-rx, y-ry, x+rx, y+ry], fill=colour)
         else:
             p = _place(_outline(rng.integers(10)), rng.uniform(.02, .15), rng, size)
-            p = np.roll(p, rng.integers(len(p)), 0)[:max(3, len(p)//3)]
-            d.line([tuple(o) for o in p], fill=c, width=w)
+            piece = np.roll(p, rng.integers(len(p)), 0)[:max(3, len(p)//3)]
+            draw.line([tuple(o) for o in piece], fill=colour, width=width)
 
 # %% ../../nbs/kit/sample.ipynb #284e2060
 def draw_image(
     label:int, # which class: an index into `sample_classes`
     rng:np.random.Generator, # what the picture is drawn from
     size:int=160 # side in pixels
-):
+) -> Image.Image:
     "One picture, RGB: four light shapes of one class on a darker ground. All but the shape is left to chance"
     # Light on dark holds for each class alike: with colours wholly free, some 300 steps are too few to learn shapes
-    # Drawn at twice the size, then halved, for smooth edges
-    cs = np.array([[75], [180]]) + rng.uniform(-20, 20, (2,1)) + rng.uniform(-40, 40, (2,3))
-    im, obj = [_texture(c, rng, size).resize((2*size,)*2) for c in cs.astype(np.float32)]
+    colours = np.array([[75],[180]]) + rng.uniform(-20, 20, (2,1)) + rng.uniform(-40, 40, (2,3))
+    double = 2*size,2*size   # drawn at twice the size, then halved, for smooth edges
+    im,filling = [_texture(c, rng, size).resize(double) for c in colours.astype(np.float32)]
     _clutter(im, rng.integers(0, 3), rng)
-    mask, area = Image.new('L', im.size), rng.uniform(.15, .35)
+    mask = Image.new('L', double)
+    area = rng.uniform(.15, .35)
     for i in range(4): # quarters of the picture
         p = _place(_outline(label), area, rng, size) + (i%2*size, i//2*size)
         ImageDraw.Draw(mask).polygon([tuple(o) for o in p], fill=255)
-    im.paste(obj, mask=mask)
+    im.paste(filling, mask=mask)
     _clutter(im, rng.integers(0, 2), rng)
-    x = np.asarray(im.reduce(2), dtype=np.float32)
-    y, z = np.mgrid[-1:1:size*1j, -1:1:size*1j].astype(np.float32)
-    gy, gx = rng.uniform(-.3, .3, 2).tolist()
+    return _light(np.asarray(im.reduce(2), dtype=np.float32), rng)
+
+def _light(x, rng):
+    "The picture `x`, (size, size, 3), with another contrast and brightness, light from one side, and grain"
+    y,z = np.mgrid[-1:1:len(x)*1j, -1:1:len(x)*1j].astype(np.float32)
+    gy,gz = rng.uniform(-.3, .3, 2).tolist()
     x = (x-128)*rng.uniform(.7, 1.1) + 128 + rng.uniform(-20, 20)
-    x = x*(1+gy*y+gx*z)[...,None] + rng.uniform(0, 12)*rng.standard_normal(x.shape, dtype=np.float32)
+    x = x*(1+gy*y+gz*z)[...,None] + rng.uniform(0, 12)*rng.standard_normal(x.shape, dtype=np.float32)
     return Image.fromarray(x.clip(0, 255).astype(np.uint8))
 
 # %% ../../nbs/kit/sample.ipynb #51eab3a9
@@ -127,13 +150,12 @@ def make_sample(
     size:int=160, # side in pixels
     seed:int=42, # the same seed draws the same bytes, in however many processes
 ) -> Path: # `dest`, in Imagenette's layout, with its settings in `sample.json`
-    "Draw the sample set, whole or not at all, unless it is there. Raises `CourseError` for no room, or another set"
+    "Draw the sample set, all of it or nothing, unless it is there. Raises `CourseError` for no room, or another set"
     dest,card = Path(dest),dict(n_train=n_train, n_val=n_val, size=size, seed=seed)
     def there():
         if not dest.exists(): return False
         if (dest/'sample.json').exists() and json.loads((dest/'sample.json').read_text())==card: return True
-        raise CourseError(f"{dest} holds something else than the sample {card}: "
-                          "name another folder, or delete this one")
+        raise CourseError(f"{dest} holds something other than the sample {card}: name another folder, or delete this one")
     if there(): return dest
     try:
         dest.parent.mkdir(parents=True, exist_ok=True)
@@ -143,8 +165,8 @@ def make_sample(
             (new/'sample.json').write_text(json.dumps(card))
             try: new.rename(dest)
             except OSError:
-                if not there(): raise   # else another process was first
+                if not there(): raise   # otherwise another process was first
     except OSError as e:
         raise CourseError(f"the sample could not be drawn into {dest} ({e.strerror or e}): "
-                          "make room or the folder writable, or keep data elsewhere with FASTAI_HOME") from None
+                          "make room, make the folder writable, or set FASTAI_HOME to keep data elsewhere") from None
     return dest

@@ -1,0 +1,83 @@
+"The house: imports run down only, nothing goes in a circle, no room is too large, and the public names are the documented ones"
+import ast, json, re
+from pathlib import Path
+import pytest
+
+top = Path(__file__).parent.parent
+nbs,lib = top/'nbs',top/'resnet_course'
+def cells(file, kind='code'):
+    "The sources of a notebook's cells of one kind"
+    return [''.join(c['source']) for c in json.loads(file.read_text(encoding='utf-8'))['cells'] if c['cell_type']==kind]
+
+def default_exp(file):
+    found = [m[1] for s in cells(file) if (m:=re.match(r'#\| default_exp (\S+)', s))]
+    return found[0].removesuffix('.__init__') if found else None
+books = {f:default_exp(f) for f in sorted(nbs.rglob('*.ipynb')) if '.ipynb_checkpoints' not in f.parts}
+
+# Where a module lives: its storey, and its place in the order of the lessons
+floors = dict(kit=0, nbs=1, check=2, tools=2)
+home = {m:(floors[f.parent.name], f.name[:2] if f.parent==nbs else '') for f,m in books.items() if m}
+
+def imports(module):
+    "The modules of the course that `module` imports, wherever in its code"
+    file = lib/f'{module.replace(".","/")}.py'
+    if not file.exists(): file = lib/module/'__init__.py'
+    package = ['resnet_course', *module.split('.')][:None if file.name=='__init__.py' else -1]
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding='utf-8'))):
+        if isinstance(node, ast.Import): names = [o.name for o in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = package[:len(package)+1-node.level] if node.level else []
+            path = '.'.join([*base, *([node.module] if node.module else [])])
+            names = [path, *(f'{path}.{o.name}' for o in node.names)]
+        else: continue
+        found |= {o.removeprefix('resnet_course.') for o in names} & set(home)
+    return found - {module}
+
+@pytest.mark.parametrize('module', home)
+def test_imports_run_down(module):
+    "From tools and checks to lessons to kit, and from a lesson to an earlier one"
+    here = home[module]
+    for other in imports(module):
+        there = home[other]
+        assert there[0]<here[0] or there[0]==here[0]!=1 or there<here, f'{module} imports {other}, which lies above it'
+
+def test_nothing_goes_in_a_circle():
+    done = []
+    def visit(module, way=()):
+        assert module not in way, f"a circle: {' imports '.join((*way, module))}"
+        if module in done: return
+        for o in sorted(imports(module)): visit(o, (*way, module))
+        done.append(module)
+    for o in home: visit(o)
+    assert set(done)==set(home)
+
+def test_checks_do_not_look_at_tools():
+    tools = {m for f,m in books.items() if f.parent.name=='tools'}
+    assert not [(m,o) for m in home if m.split('.')[0]=='check' for o in imports(m) if o in tools]
+
+def test_every_module_comes_from_a_notebook():
+    made = {'.'.join(f.relative_to(lib).with_suffix('').parts).removesuffix('.__init__') for f in lib.rglob('*.py')}
+    assert made-{'__init__','_modidx','kit'}==set(home)
+
+@pytest.mark.parametrize('module', home)
+def test_no_module_is_too_large(module):
+    file = lib/f'{module.replace(".","/")}.py'
+    if not file.exists(): file = lib/module/'__init__.py'
+    text = file.read_text(encoding='utf-8')
+    assert len(text.splitlines())<=400 or '# long:' in text.partition('# %%')[0]
+
+@pytest.mark.parametrize('file', books, ids=lambda f: str(f.relative_to(nbs).with_suffix('')))
+def test_no_cell_is_too_large(file):
+    "Forty lines, or a reason in the cell"
+    long = [s for s in cells(file) if len(s.splitlines())>40 and not re.search(r'^# long: \w', s, re.M)]
+    assert not long, '\n\n'.join(s[:200] for s in long)
+
+def test_public_names_are_the_documented_ones():
+    import resnet_course.all as course
+    rows = re.findall(r'^\| `[\w.]+` \| (.*) \|$', '\n'.join(cells(nbs/'tools'/'all.ipynb', 'markdown')), re.M)
+    documented = [o for row in rows for o in re.findall(r'`(\w+)`', row)]
+    assert len(documented)>30 and sorted(course.__all__)==sorted(documented)
+    scope = {}
+    exec('from resnet_course.all import *', scope)
+    assert set(scope)-{'__builtins__'}==set(course.__all__)
