@@ -161,7 +161,7 @@ def _timm_weights(name) -> dict:
     if str(name).endswith('.safetensors'):
         try: return load_file(name)
         except (OSError, SafetensorError) as e:
-            raise CourseError(f"{name} is no whole safetensors file ({e}): download or save it again") from None
+            raise CourseError(f"{name} is not a complete safetensors file ({e}): download or save it again") from None
     if not re.fullmatch(r'resnet(18|34|50|101|152)d(\.\w+)?', str(name)):
         raise CourseError(f"{name} is no .safetensors file, and none of timm's "
                           "resnet18d, resnet34d, resnet50d, resnet101d, resnet152d")

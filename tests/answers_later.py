@@ -1050,7 +1050,7 @@ for words,n in {'height: height and width are exchanged':10, 'at each of the ste
 for words,n in {'width: height and width are exchanged':7, 'width: half a place':9, 'width: there is no such thing as part':9.375,
                 'that is after the pooling':1, 'width: that is the photo':300, 'width: 8 is too small':8}.items():
     wrong('map_size', words, height=7, width=n)
-for words,k in {'a halving is missing':16, 'two halvings are missing':8, 'one halving too many':64}.items():
+for words,k in {'a halving is missing':16, 'two halvings are missing':8, 'one too many':64}.items():
     for f in (math.ceil, float):
         wrong('map_size', words, height=f(200/k), width=10)
         wrong('map_size', words, height=7, width=f(300/k))

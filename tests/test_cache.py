@@ -177,7 +177,7 @@ def test_broken_photo(path):
     bad.write_bytes(noise(path/'a.jpg', (200,200)).read_bytes()[:700])
     for cache in (Path('cache'), False):
         with pytest.raises(Exception) as e: list(data_of(path, cache=cache, bs=9).train)
-        assert one_line(e, bad, 'no readable image', 'doctor --data')
+        assert one_line(e, bad, 'not a readable image', 'doctor --data')
     assert not Path('cache').ls()
 
 # --- no room ----------------------------------------------------------------------------------------------------
@@ -464,7 +464,7 @@ def test_an_error_in_the_thread_reaches_the_caller(path):
     bad = path/'train'/'cat'/'2.jpg'
     bad.write_text('no photo')
     with pytest.raises(Exception) as e: list(dls.train)
-    assert one_line(e, bad, 'no readable image') and gone(before)
+    assert one_line(e, bad, 'not a readable image') and gone(before)
 
 # --- a run that is stopped --------------------------------------------------------------------------------------
 def run(path, *cbs, resume=False):

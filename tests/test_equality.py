@@ -255,13 +255,13 @@ def test_a_broken_file(saved, tmp_path):
     for content in (whole[:-1], whole[:100], whole[:3], b'', b'text'*99):
         file.write_bytes(content)
         with pytest.raises(Exception) as e: from_timm(file)
-        assert one_line(e, file, 'no whole safetensors file')
+        assert one_line(e, file, 'not a complete safetensors file')
 
 def test_no_file(tmp_path):
     (tmp_path/'dir.safetensors').mkdir()
     for name in ('none.safetensors', 'dir.safetensors'):
         with pytest.raises(Exception) as e: from_timm(tmp_path/name)
-        assert one_line(e, tmp_path/name, 'no whole safetensors file')
+        assert one_line(e, tmp_path/name, 'not a complete safetensors file')
 
 def test_by_name(saved, monkeypatch):
     ref,_ = saved(18)

@@ -121,7 +121,8 @@ def block_params(params):
         ('the 1x1 convolution of the shortcut is missing', one+two+2*bn),
         ('the batch norm of the shortcut is missing', right-bn),
         ("the shortcut's batch norm is counted, but not its 1x1 convolution", right-proj),
-        ('only the convolutions of the branch are counted', one+two), ('the convolutions have no bias', right+3*128),
+        ('only the two convolutions of the branch are counted', one+two),
+        ('the convolutions have no bias', right+3*128),
         ('the first convolution has 64 channels in', right+one), ('the second has 128 channels in', right-one),
         ('a running mean and variance are not learned: they are no parameters', right+3*bn),
         ('a batch norm has two numbers for each channel, gamma and beta', right-3*128))

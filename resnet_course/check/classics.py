@@ -153,7 +153,8 @@ def deepen(my_deepen):
         ('gamma is 0; fastai starts beta at 0.001, which is still there', dict(zero=lambda a,b: [b.weight])),
         ('beta is 0, and gamma is not', dict(zero=lambda a,b: [b.bias])),
         ('both batch norms of a branch are silent: no gradient gets to its convolutions', dict(zero=both)),
-        ('the first batch norm of a branch is silent; the last should be', dict(zero=lambda a,b: [a.weight,a.bias])),
+        ('the first batch norm of the new branches is silent; the last one should be',
+         dict(zero=lambda a,b: [a.weight,a.bias])),
         ('the new blocks have no shortcut past the silent branch: give them `nn.Identity()`', dict(shortcut=None)),
         ('each stage gets one block, whatever `n` is', lambda net,n: grow(net, 1)),
         ('`[block]*n` is one block n times, with the same weights. Make each anew', dict(anew=False)),
@@ -163,7 +164,8 @@ def deepen(my_deepen):
 
 # %% ../../nbs/check/classics.ipynb #0265075f
 def _plain_output(f, nf):
-    m,x,right = run_answer(f, nf),torch.rand(2,nf,5,4).double(),total_params(CifarBlock(nf, nf, 1))[0]
+    x,right = torch.rand(2,nf,5,4).double(),total_params(CifarBlock(nf, nf, 1))[0]
+    m = run_answer(f, nf)
     if not isinstance(m, nn.Module): raise Wrong(f'expected a module, came {brief(m)}')
     y,n = tensor_of(m.double().eval(), x),total_params(m)[0]
     if n!=right: raise Wrong(f'expected the {right} parameters of `CifarBlock({nf}, {nf}, 1)`, came {n}')
@@ -340,7 +342,8 @@ _preact_slips = [
     ('that is v1: norm and ReLU come before each convolution, and nothing after the sum', BasicBlock),
     ('the 1x1 convolution takes the raw input; it should take what norm and ReLU have made of it',
      dict(join=lambda m,x,y: m.branch(y)+m.path(x, x))),
-    ('where the shape stays, norm and ReLU stand in the way of `x`', dict(join=lambda m,x,y: m.branch(y)+m.path(y, y))),
+    ('where the shape stays, the shortcut takes `x` itself; here norm and ReLU stand in its way',
+     dict(join=lambda m,x,y: m.branch(y)+m.path(y, y))),
     ('the branch takes the raw input; norm and ReLU come first', dict(join=lambda m,x,y: m.branch(x)+m.path(x, y))),
     ('branch and shortcut take the raw input: what norm and ReLU have made of it is lost',
      dict(join=lambda m,x,y: m.branch(x)+m.path(x, x))),

@@ -45,14 +45,15 @@ def filter_normal(my_direction):
         ('upside down: divide by the length of the random filter, multiply by that of the net', dict(each=upside_down)),
         ('the squares of the lengths; the roots are missing', dict(by=squared, over=squared)),
         ('each number is as large as the weight; filters should be as long', dict(by=size, over=size)),
-        ('biases and batch norms move; their direction is 0', dict(flat=lambda w,d: d),
-         dict(flat=lambda w,d: d/d.norm()), dict(flat=lambda w,d: d*w.norm()/d.norm()), dict(flat=lambda w,d: d*w.abs()/d.abs())),
+        ('biases and batch norms move; their direction is 0',
+         dict(flat=lambda w,d: d), dict(flat=lambda w,d: d/d.norm()),
+         dict(flat=lambda w,d: d*w.norm()/d.norm()), dict(flat=lambda w,d: d*w.abs()/d.abs())),
         ('linear layers stay where they are; their rows are filters too', dict(each=no_linear)), seen=seen)
 
 # %% ../../nbs/check/insides.ipynb #0f64af0f
 def _pair(ni=3, nf=3, bias=False, **kwargs):
     "A convolution and a batch norm that has seen something"
-    return nn.Conv2d(ni, nf, 3, bias=bias, **kwargs),wake(nn.BatchNorm2d(nf, eps=.1)).eval()
+    return nn.Conv2d(ni, nf, 3, bias=bias, **kwargs).eval(),wake(nn.BatchNorm2d(nf, eps=.1)).eval()
 
 @exercise('landscape', 'One filter', 'The twin computes the same, and so a picture should be the same.')
 def one_filter(my_twin):
@@ -106,7 +107,8 @@ def folded(my_fold):
         ('the running mean is missing', dict(shift=lambda bn,k,b: b*k + bn.bias)),
         ('beta is missing', dict(shift=lambda bn,k,b: (b-bn.running_mean)*k)),
         ('the bias is missing', dict(shift=lambda bn,k,b: 0*k)),
-        ('scale the running mean too, before beta comes', dict(shift=lambda bn,k,b: b*k - bn.running_mean + bn.bias)),
+        ('the running mean has to be scaled too, before beta is added',
+         dict(shift=lambda bn,k,b: b*k - bn.running_mean + bn.bias)),
         ('the running mean is added; subtract it', dict(shift=lambda bn,k,b: (b+bn.running_mean)*k + bn.bias)),
         ("the convolution's own bias is missing", dict(shift=lambda bn,k,b: bn.bias - bn.running_mean*k)),
         ("the convolution's own bias has to be scaled too", dict(shift=lambda bn,k,b: b - bn.running_mean*k + bn.bias)),
@@ -132,7 +134,7 @@ def map_size(height, width):
             ('half a place is rounded up, at each of the steps', side//32),
             ('there is no such thing as part of a place: each step rounds up', side/32),
             *[(f'{words}: the stem halves twice, and three of the stages once', math.ceil(side/k), side/k)
-              for k,words in ((16,'a halving is missing'), (8,'two halvings are missing'), (64,'a halving too many'))],
+              for k,words in ((16,'a halving is missing'), (8,'two halvings are missing'), (64,'one too many'))],
             ('that is after the pooling; a map is made before it', 1), ('that is the photo', side), what=what)
 
 @exercise('interpret', 'Grad-CAM')
@@ -154,7 +156,7 @@ def grad_cam(my_grad_cam):
         ('the ReLU came before the sum over the channels; it comes after',
          dict(weigh=lambda g,a: (mean(g)*a).relu().sum(1))),
         ('the gradient is not averaged over the grid: a channel has one weight', dict(weigh=lambda g,a: (g*a).sum(1))),
-        ('the gradients are summed over the grid; expected the mean',
+        ('the gradients are added up over the grid; expected the mean',
          dict(weigh=lambda g,a: (g.sum((2,3), keepdim=True)*a).sum(1))),
         ('the weights are the means of the channels, not of the gradient', dict(weigh=lambda g,a: (mean(a)*a).sum(1))),
         ('that is the gradient alone; it weighs the channels of the grid',

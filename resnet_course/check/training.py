@@ -98,7 +98,7 @@ def whole(my_save):
         ('it is written under its own name, where for a while half of it is there', straight),
         ('it is written in memory or in another folder, perhaps on another disk, and can only be copied from there: '
          'write beside the file', elsewhere),
-        ('it is copied, so for a while half of it is there: rename it', known(then=shutil.copy), known(then=copy)),
+        ('it is copied, so for a while half of it is there. Rename it', known(then=shutil.copy), known(then=copy)),
         ('half a file gets the name even after an error: rename it only if all went well', known(fails=os.replace)),
         ('after an error half a file is left beside it: clean up in a `finally`', known(fails=noop)),
         ('after Ctrl+C half a file is left beside it: `KeyboardInterrupt` is no `Exception`. Clean up in a `finally`',
@@ -279,7 +279,7 @@ def running_average(my_update):
         ('the shares are exchanged: `decay` is what the average keeps', dict(keep=lambda d,n: 1-min(d, warm(n)))),
         ('the average keeps nothing: the net is copied', dict(keep=lambda d,n: 0)),
         ('`decay` is not used: that is the mean of both', dict(keep=lambda d,n: .5)),
-        ("batch norm's count of batches has no average, it is an integer: copy it", dict(skip='tracked', copied=())),
+        ("batch norm's count of batches is an integer, there is no average: copy it", dict(skip='tracked', copied=())),
         ('the net itself has changed; only the average should', lambda average,net,d,n: update(net, average, d, n)))
     return 'Weights and statistics, and it soon forgets where it began.'
 
@@ -329,7 +329,8 @@ def main_effects(my_effects):
     rng = np.random.default_rng(0)
     cases = [(plan, rng.uniform(.6, .9, len(plan))) for plan in (factorial16(), square, square[:,:2])]
     check_function(my_effects, effects, cases,
-        ('that is half of the effect: the runs with it are half of all', lambda plan,y: plan.T@y/len(y)),
+        ('that is half of the effect: subtract the runs without it, which are half of all',
+         lambda plan,y: plan.T@y/len(y)),
         ('the sums of the runs; expected the means', lambda plan,y: plan.T@y),
         ('the runs without it have to be subtracted', dict(join=lambda a,b: a)),
         ('the sign is wrong: with it, minus without', dict(join=lambda a,b: b-a)),

@@ -11,13 +11,13 @@ from fastai.vision.all import *
 # %% ../../nbs/kit/drawing.ipynb #afc3f677
 def draw_flow(
     boxes:list, # strings, from left to right; newlines are kept
-    skips=(), # (from, to, label): a way around the boxes numbered `from` to `to`
+    skips=(), # (from, to, label): a shortcut past the boxes numbered `from` to `to`
     ax=None, # axes, or None for a new figure
     title:str='',
 ): # the axes
-    "Boxes from left to right joined by arrows; `skips` are lines from before box `from` to a plus after box `to`"
+    "Draws boxes joined by arrows; each of the `skips` is a line from before its first box to a plus after its last"
     n = len(boxes)
-    levels = [sum(a<=c and d<=b for c,d,_ in skips) for a,b,_ in skips]   # a way around a way around is drawn higher
+    levels = [sum(a<=c and d<=b for c,d,_ in skips) for a,b,_ in skips]   # a shortcut past another is drawn higher
     top = .5 + .45*max(levels, default=0)
     if ax is None: _,ax = plt.subplots(figsize=(min(10, 1.3*n+.7), .9*(top+.8)), layout='constrained')
     ax.set(xlim=(-.8,n-.2), ylim=(-.6,top+.3), title=title)
@@ -26,12 +26,12 @@ def draw_flow(
     for i,s in enumerate(boxes):
         ax.add_patch(plt.Rectangle((i-.33,-.45), .66, .9, facecolor='#eaf1fb', edgecolor='#38547e'))
         ax.text(i, 0, s, ha='center', va='center', fontsize=9)
-    for (a,b,s),k in zip(skips, levels):
-        x,y = (a-.43,b+.44),.45+.4*k
-        ax.plot([x[0],x[0],x[1],x[1]], [0,y,y,.1], color='C1')
-        ax.plot(x[1], 0, 'o', ms=11, mfc='white', mec='C1', zorder=3)
-        ax.text(x[1], 0, '+', ha='center', va='center', color='C1', zorder=4)
-        ax.text(sum(x)/2, y+.04, s, ha='center', va='bottom', fontsize=9)
+    for (a,b,s),level in zip(skips, levels):
+        left,right,y = a-.43,b+.44,.45+.4*level
+        ax.plot([left,left,right,right], [0,y,y,.1], color='C1')
+        ax.plot(right, 0, 'o', ms=11, mfc='white', mec='C1', zorder=3)
+        ax.text(right, 0, '+', ha='center', va='center', color='C1', zorder=4)
+        ax.text((left+right)/2, y+.04, s, ha='center', va='bottom', fontsize=9)
     return ax
 
 # %% ../../nbs/kit/drawing.ipynb #456e7d1b
@@ -42,20 +42,22 @@ def conv_label(name, m):
     return f'{ks}x{ks}\n{m.in_channels}→{m.out_channels}' + f'\nstride {s}'*(s>1)
 
 def net_flow(net, label=conv_label, kinds=(nn.Conv2d,nn.Linear,nn.MaxPool2d,nn.AvgPool2d)):
-    "Boxes and ways around of `net` for `draw_flow`: its layers of these `kinds`, labelled by `label(name, layer)`"
+    "The boxes and skips of `net` for `draw_flow`: its layers of these `kinds`, labelled by `label(name, layer)`"
     nodes = torch.fx.symbolic_trace(net).graph.nodes
     mods = dict(net.named_modules())
     def text(n): return label(n.target, mods[n.target]) if isinstance(mods.get(n.target), kinds) else ''
-    ways,aside = {},set()   # for each sum, where its second term leaves the main path, and what is on the way
+    shortcuts,aside = {},set()   # for each sum: where its second term leaves the main path, and what is on the shortcut
     for n in nodes:
         if n.target is not operator.add: continue
-        way = [n.args[1]]
-        while len(way[-1].users)==1: way += way[-1].all_input_nodes
-        ways[n] = way.pop(),[text(o) for o in way if text(o)]
-        aside |= set(way)
+        on_it = [n.args[1]]
+        while len(on_it[-1].users)==1: on_it += on_it[-1].all_input_nodes
+        shortcuts[n] = on_it.pop(),' '.join(text(o) for o in on_it if text(o)).replace('\n',' ')
+        aside |= set(on_it)
     boxes,skips,before = [],[],{}
     for n in nodes:
-        if n in ways: skips.append((before[ways[n][0]], len(boxes)-1, ' '.join(ways[n][1]).replace('\n',' ')))
+        if n in shortcuts:
+            start,words = shortcuts[n]
+            skips.append((before[start], len(boxes)-1, words))
         elif n not in aside and text(n): boxes.append(text(n))
         before[n] = len(boxes)
     return boxes,skips

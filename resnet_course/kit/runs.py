@@ -19,7 +19,7 @@ from .costs import layer_costs
 
 # %% ../../nbs/kit/runs.ipynb #58775120
 def hardware(device=None) -> dict:
-    "What computes: kind and name of the device, cores and threads"
+    "What computes here: kind and name of the device, cores and threads"
     device = torch.device(device or default_device())
     name = platform.processor() or platform.machine()
     if device.type=='cuda': name = torch.cuda.get_device_name(device)
@@ -32,11 +32,11 @@ def versions() -> dict:
     res = dict(python=platform.python_version())
     for p in ('resnet_course','fastai','torch','torchvision','pillow'):
         try: res[p] = version(p)
-        except PackageNotFoundError: res[p] = 'not installed'   # but on the path
+        except PackageNotFoundError: res[p] = 'not installed'   # but imported from a folder
     return res
 
 def commit() -> str:
-    "The commit of the course's checkout, '-dirty' where the working tree differs; 'none' for an installed copy"
+    "The commit of the course's checkout, '-dirty' if the working tree differs; 'none' for an installed copy"
     top = Path(resnet_course.__file__).parent.parent
     def git(*args):
         return subprocess.run(['git','-C',top,*args], capture_output=True, text=True, check=True).stdout.strip()
@@ -51,7 +51,7 @@ class RunRecord(Callback):
     order = 65
     def __init__(self,
         file:Path, # where the record goes
-        more:bool, # is something still to be done after the last epoch? Then the record is not complete with it
+        more:bool, # is there more to do after the last epoch? Then the record is not complete with it
         **about # what else it says: name, command, model, recipe, data, size, seed ...
     ): self.file,self.more,self.about,self.history = Path(file),more,about,[]
     def before_fit(self):
@@ -84,7 +84,9 @@ def _random_states(dls:DataLoaders) -> dict:
     return s
 
 def _set_random_states(dls:DataLoaders, s:dict):
-    random.setstate(s['python']); np.random.set_state(s['numpy']); torch.set_rng_state(s['torch'])
+    random.setstate(s['python'])
+    np.random.set_state(s['numpy'])
+    torch.set_rng_state(s['torch'])
     for dl,o in zip(dls.loaders, s['loaders']): dl.rng.setstate(o)
     if 'cuda' in s and torch.cuda.is_available(): torch.cuda.set_rng_state_all(s['cuda'][:torch.cuda.device_count()])
     if 'mps' in s and torch.backends.mps.is_available(): torch.mps.set_rng_state(s['mps'])
@@ -98,8 +100,9 @@ def _plain(o):
     if isinstance(o, Tensor): return o.as_subclass(Tensor)
     return o.item() if isinstance(o, np.generic) else o
 
+# %% ../../nbs/kit/runs.ipynb #b54cd19a
 class _Rest:
-    "`dl` without its first `n` batches, loaded (the random states move on) but not handed out; calls `then` after them"
+    "`dl` without its first `n` batches. They are loaded, so that the random states move on; then `then` is called"
     def __init__(self, dl, n, then): self.dl,self.n,self.then = dl,n,then
     def __len__(self): return len(self.dl)
     def __iter__(self):
@@ -108,12 +111,27 @@ class _Rest:
         self.then()
         yield from it
 
+# %% ../../nbs/kit/runs.ipynb #4ae13118
 def _alike(about:dict) -> dict:
-    "What must be equal in two parts of one run: a command may be worded otherwise, the same photos lie elsewhere"
+    "What must be equal in two parts of one run: the command may differ in words, the photos in where they lie"
     return {k:o.get('fingerprint') if k=='data' else o for k,o in about.items() if k!='command'}
+
+def _load_state(file, about) -> dict:
+    "The state in `file`. Raises `CourseError` unless it is of the run that `about` describes"
+    try:
+        state = torch.load(file, weights_only=True, map_location='cpu')
+        theirs,ours = _alike(state['about']),_alike(about)
+    except Exception as e:
+        raise CourseError(f"{file} is not a complete checkpoint ({type(e).__name__}): delete it, "
+                          "or start without --resume") from None
+    if diff:=[k for k in ours if ours[k]!=theirs.get(k)]:
+        raise CourseError(f"{file} belongs to another run (different {', '.join(diff)}): "
+                          "start without --resume, or write to another folder")
+    return state
 
 # %% ../../nbs/kit/runs.ipynb #92af9f8e
 def _scaler(learn): return getattr(learn, 'scaler', None)   # fastai's, of fp16, while it trains
+
 _recorder = ('lrs','iters','losses','values')
 
 def _gather(ckpt, epoch, iter, rng) -> dict:
@@ -126,7 +144,7 @@ def _gather(ckpt, epoch, iter, rng) -> dict:
         history=record.history, spent=time.perf_counter()-record.start, hits=int(record.hits), seen=record.seen)
 
 def _put_back(ckpt, s:dict):
-    "The other way: a state goes into the learner"
+    "Put the state `s` back into the learner and the record"
     learn,scaler = ckpt.learn,_scaler(ckpt.learn)
     if s['scaler'] and scaler: scaler.load_state_dict(s['scaler'])
     learn.model.load_state_dict(s['model'])
@@ -149,19 +167,6 @@ def _skip_to(ckpt, s:dict):
     learn.train_iter = learn.epoch*len(learn.dl) + done
     learn.dl = _Rest(learn.dl, done, lambda: _set_random_states(learn.dls, s['rng']))
 
-def _load_state(file, about) -> dict:
-    "The state in `file`, which must be of the run that `about` tells of"
-    try:
-        state = torch.load(file, weights_only=True, map_location='cpu')
-        theirs,ours = _alike(state['about']),_alike(about)
-    except Exception as e:
-        raise CourseError(f"{file} is not a complete checkpoint ({type(e).__name__}): delete it, "
-                          "or start without --resume") from None
-    if diff:=[k for k in ours if ours[k]!=theirs.get(k)]:
-        raise CourseError(f"{file} is of another run ({', '.join(diff)} differ): "
-                          "start without --resume, or write to another folder")
-    return state
-
 # %% ../../nbs/kit/runs.ipynb #f8170bd2
 class _CtrlC:
     "As a context manager: the first Ctrl-C sets `stop`, the second one is raised at once"
@@ -181,7 +186,7 @@ class _CtrlC:
 # %% ../../nbs/kit/runs.ipynb #825b0470
 # long: the events of one callback, in the order in which they come
 class Checkpoint(Callback):
-    "Saves a run after each epoch, and after the batch at hand when Ctrl-C was pressed; goes on from what it saved"
+    "Saves a run after each epoch, and after the current batch if Ctrl-C was pressed; goes on from what it saved"
     order = 66
     def __init__(self,
         file:Path, # the checkpoint
@@ -230,7 +235,7 @@ class Checkpoint(Callback):
 
 # %% ../../nbs/kit/runs.ipynb #d019ce7a
 class _FirstSteps(Callback):
-    "Times three training steps after the first (or that one, if it is all), then ends the fit"
+    "Times three training steps after the first (or that one, if there are no more), then ends the fit"
     order = 100
     def before_train(self): self.start = time.perf_counter()
     def after_batch(self):
@@ -268,13 +273,13 @@ def command_line(*words, **options) -> str:
 
 # %% ../../nbs/kit/runs.ipynb #c6477e2b
 def _there(file:Path, about:dict) -> dict: # empty, if it is of another run
-    "The record in `file`, if it is of just this run"
+    "The record in `file`, if it is of exactly this run"
     rec = load_json(file)
     theirs = _alike(rec)
     return rec if all(theirs.get(k)==v for k,v in _alike(about).items()) else {}
 
 def _announce(learn, epochs, about):
-    "Print what begins, and about how long it takes"
+    "Print what begins, and about how long it will take"
     print(f"{about['model']}, recipe {about['recipe']}: {epochs} epoch{'s'*(epochs!=1)} on {about['data']['name']}, "
           f"batches of {learn.dls.bs} at {about['size']} px, "
           f"about {format_time(fit_seconds(learn, epochs))} on this device")
@@ -287,7 +292,7 @@ def measured_fit(
     file:Path, # where the record goes, best from `record_file`
     resume:bool=False, # keep the record if it is complete, else go on from the checkpoint beside it
     fit=Learner.fit_one_cycle, # called with learner, epochs, lr and `cbs`
-    after=None, # called with learner, record and `file` when the net is trained; returns the record with more in it
+    after=None, # called with learner, record and `file` once the net is trained; returns the record with more in it
     makes=(), # files that `after` makes; without them a run is not finished
     **about # what the record says besides: command, model, recipe, size, seed ...
 ) -> dict: # the run's record, as written to `file`
@@ -297,7 +302,7 @@ def measured_fit(
     there = _there(file, dict(about, epochs=epochs, lr=lr, precision=learn.precision)) if resume else {}
     if there.get('complete') and all(o.exists() for o in makes): return there
     file.parent.mkdir(parents=True, exist_ok=True)
-    tempfile.TemporaryFile(dir=file.parent).close()   # if nothing can be written there, say so before the first epoch
+    tempfile.TemporaryFile(dir=file.parent).close()   # if nothing can be written there, this fails before the first epoch
     if not resume: file.unlink(missing_ok=True)   # a run that is stopped early must not find an earlier one's
     if len(there.get('history', ()))<epochs: _announce(learn, epochs, about)
     c_in = first(m.in_channels for m in learn.model.modules() if isinstance(m, nn.Conv2d)) or 3
