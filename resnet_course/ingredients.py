@@ -26,12 +26,10 @@ class AlternatingCrops(PhotoCrops):
         view.flip = self.first[idxs]^bool(self.epoch%2)   # for each of them 0 or 1, and so nothing is left to chance
         return PhotoCrops.batch(view, idxs, rng)
 
-# %% ../nbs/14_ingredients.ipynb #d43815c0
+# %% ../nbs/14_ingredients.ipynb #b8603407
 class EpochPlan(Callback):
     "Tells the loaders the side of an epoch's crops, and which epoch it is"
-    def __init__(self,
-        sizes, # a side in pixels for each epoch; the last one stays
-    ): self.sizes = sizes
+    def __init__(self, sizes): self.sizes = sizes   # a side in pixels for each epoch; the last one stays
     def before_train(self):   # not `before_epoch`, which `get_preds` and `validate` send, too
         size = self.sizes[min(self.epoch, len(self.sizes)-1)]
         for dl in self.dls.loaders: dl.dataset.size,dl.dataset.epoch = size,self.epoch
@@ -41,10 +39,8 @@ _poly = 3.4445,-4.775,2.0315   # a, b, c: a singular value s becomes a*s + b*s**
 _rounds = 5                    # enough for directions that are 400 times weaker than the whole gradient
 _rms = .2                      # root mean square of a step of Adam's, in learning rates. Liu et al. 2025
 
-def orthogonal(
-    g:Tensor # (m, n)
-) -> Tensor: # (m, n)
-    "`g` with each singular value brought near 1, by a few of Newton and Schulz's iterations in bf16. Jordan 2024"
+def orthogonal(g:Tensor) -> Tensor:
+    "A matrix with its singular values brought near 1, by a few of Newton and Schulz's rounds in bf16. Jordan 2024"
     a,b,c = _poly
     x = g.bfloat16()/(g.norm()+1e-7)   # a gradient of zeros stays one
     if tall:=len(x)>x.shape[1]: x = x.T
@@ -91,7 +87,6 @@ class Averaged(nn.Module):
             if o.is_floating_point(): o.lerp_(new[k], 1-keep)
             else: o.copy_(new[k])
 
-# %% ../nbs/14_ingredients.ipynb #bc4be475
 class EMA(Callback):
     "Keeps the average of an `Averaged` model up to date"
     def after_step(self): self.model.update()
@@ -101,7 +96,7 @@ def blur_pool() -> nn.Module: # (bs, c, h, w) to (bs, c, h/2, w/2), odd sides ro
     "Every second pixel of a blurred picture: a mean of means of two weighs three pixels by 1, 2, 1. Zhang 2019"
     return nn.Sequential(nn.ReplicationPad2d((1,0,1,0)), nn.AvgPool2d(2, stride=1), nn.AvgPool2d(2, ceil_mode=True))
 
-# %% ../nbs/14_ingredients.ipynb #9abba486
+# %% ../nbs/14_ingredients.ipynb #1d96eef5
 def pool_not_stride(
     net:nn.Module, # with `ResBlock`s in it
     pool, # called without arguments to a module that halves the grid
@@ -119,7 +114,7 @@ def max_blur_pool() -> nn.Module: # (bs, c, h, w) to (bs, c, h/2, w/2), odd side
     "Every second pixel of the blurred maxima of 3x3 pixels. Zhang 2019"
     return nn.Sequential(nn.MaxPool2d(3, stride=1, padding=1), blur_pool())
 
-# %% ../nbs/14_ingredients.ipynb #dd47aa8b
+# %% ../nbs/14_ingredients.ipynb #c13e8a52
 def pool_shortcuts(
     net:nn.Module, # with `ResBlock`s in it
     pool, # called without arguments to a module that halves the grid

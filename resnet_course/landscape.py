@@ -6,13 +6,11 @@
 __all__ = ['landscape_experiment', 'filter_direction', 'fold_norms', 'mean_loss', 'surface', 'plot_surfaces']
 
 # %% ../nbs/16_landscape.ipynb #6c904698
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from dataclasses import replace
 from matplotlib.colors import LogNorm
-from safetensors.torch import load_file
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from fastai.vision.all import *
-from itertools import product   # after fastai, which has another
+from itertools import pairwise, product   # after fastai, which has another `product`
 from .kit.files import CourseError, save_json
 from .kit.arrays import load_arrays
 from .kit.runs import commit, hardware, versions
@@ -23,7 +21,7 @@ from .degradation import degradation_experiment
 def filter_direction(
     model:nn.Module, # whose weights are the measure
     seed:int, # of the direction
-) -> list: # a tensor a parameter
+) -> list: # one tensor for each parameter
     "A random direction among the weights: each filter as long as the model's, 1-d tensors 0. Li et al. 2018, section 4"
     g = torch.Generator().manual_seed(seed)
     def like(w):
@@ -34,9 +32,7 @@ def filter_direction(
     return [like(p.detach()) for p in model.parameters()]
 
 # %% ../nbs/16_landscape.ipynb #8b03b48b
-def fold_norms(
-    model:nn.Module # is left as it is
-) -> nn.Module:
+def fold_norms(model:nn.Module) -> nn.Module:
     "A copy for evaluation, in which convolutions have taken in the batch norms (not `FastNorm`) that follow them"
     model = deepcopy(model).eval()
     for seq in [m for m in model.modules() if isinstance(m, nn.Sequential)]:
@@ -64,42 +60,6 @@ def mean_loss(
         return sum(F.cross_entropy(model(x).float(), y, reduction='sum').item()
                    for x,y in zip(xb.split(64), yb.split(64)))/len(xb)
 
-# %% ../nbs/16_landscape.ipynb #857155ad
-def surface(
-    model:nn.Module, # with the weights in the middle of the picture; is left as it is
-    xb:Tensor, # (n, c, h, w) as `model` takes them, on its device
-    yb:Tensor, # (n,) classes
-    file:Path, # of the record; what it has already is not computed again
-    xs=np.linspace(-1,1,25), # steps along the first direction
-    ys=(0,), # and along the second
-    seeds=(0,1), # of the two directions
-    bf16:bool=None, # compute in bf16? None: where `choose_precision` does
-    about:dict=None, # what else the record says, such as the training's record
-) -> dict: # in `surface`: `losses`, a row for each of `ys` and a column for each of `xs`, and what they are of
-    "The loss at w+x*d1+y*d2 around the weights w. Raises `CourseError` if `file` is not whole or of another surface"
-    file = Path(file)
-    if bf16 is None: bf16 = choose_precision(xb.device)[0]=='bf16'
-    about = {k:v for k,v in (about or {}).items() if k not in ('complete','surface')}
-    net,xb,yb = deepcopy(model).float(),*(o.as_subclass(Tensor) for o in (xb,yb))
-    what = dict(xs=[*map(float,xs)], ys=[*map(float,ys)], seeds=[*seeds], images=len(xb),
-                precision='bf16' if bf16 else 'fp32', fingerprint=_digest(net, xb, yb))
-    rec = _begun(file, about, what) or dict(about, complete=False, surface=dict(what, seconds=0.,
-        losses=[[None]*len(xs) for _ in ys], hardware=hardware(xb.device), versions=versions(), commit=commit()))
-    s = rec['surface']
-    missing = [(i,j) for i,j in product(range(len(ys)), range(len(xs))) if s['losses'][i][j] is None]
-    ws = [(p, p.detach().clone(), *ds) for p,*ds in zip(net.parameters(), *(filter_direction(net, o) for o in seeds))]
-    xb = xb.contiguous(memory_format=torch.channels_last)
-    for i,j in progress_bar(missing, leave=False):
-        start = time.perf_counter()
-        with torch.no_grad():
-            for p,w,d1,d2 in ws: p.copy_(w + s['xs'][j]*d1 + s['ys'][i]*d2)
-            at = fold_norms(net).to(memory_format=torch.channels_last)
-        s['losses'][i][j] = mean_loss(at, xb, yb, bf16)
-        s['seconds'] += time.perf_counter()-start
-        rec['complete'] = (i,j)==missing[-1]
-        save_json(file, rec)
-    return rec
-
 # %% ../nbs/16_landscape.ipynb #3a49c383
 def _begun(file, about, what):
     "The record in `file`, which must be of this surface; None if there is none"
@@ -114,6 +74,45 @@ def _begun(file, about, what):
     if diff:
         raise CourseError(f"{file} is of another surface ({', '.join(diff)} differ): delete it, or name another file")
     return rec if rec['surface'] else None
+
+# %% ../nbs/16_landscape.ipynb #857155ad
+def surface(
+    model:nn.Module, # with the weights in the middle of the picture; is left as it is
+    xb:Tensor, # (n, c, h, w) as `model` takes them, on its device
+    yb:Tensor, # (n,) classes
+    file:Path, # of the record; what it has already is not computed again
+    xs=np.linspace(-1,1,25), # steps along the first direction
+    ys=(0,), # and along the second
+    seeds=(0,1), # of the two directions
+    bf16:bool=None, # compute in bf16? None: where `choose_precision` does
+    about:dict=None, # what else the record says, such as the training's record
+) -> dict: # in `surface`: `losses`, a row for each of `ys` and a column for each of `xs`, and what they are of
+    "The loss at w+x*d1+y*d2 around the weights w. Raises `CourseError` if `file` is damaged or of another surface"
+    file = Path(file)
+    if bf16 is None: bf16 = choose_precision(xb.device)[0]=='bf16'
+    about = {k:v for k,v in (about or {}).items() if k not in ('complete','surface')}
+    net = deepcopy(model).float()
+    xb,yb = xb.as_subclass(Tensor),yb.as_subclass(Tensor)
+    what = dict(xs=[*map(float,xs)], ys=[*map(float,ys)], seeds=[*seeds], images=len(xb),
+                precision='bf16' if bf16 else 'fp32', fingerprint=_digest(net, xb, yb))
+    empty = dict(what, seconds=0., losses=[[None]*len(xs) for _ in ys],
+                 hardware=hardware(xb.device), versions=versions(), commit=commit())
+    rec = _begun(file, about, what) or dict(about, complete=False, surface=empty)
+    s = rec['surface']
+    missing = [(i,j) for i,j in product(range(len(ys)), range(len(xs))) if s['losses'][i][j] is None]
+    weights = [p.detach().clone() for p in net.parameters()]
+    d1,d2 = [filter_direction(net, o) for o in seeds]
+    xb = xb.contiguous(memory_format=torch.channels_last)
+    for i,j in progress_bar(missing, leave=False):
+        start = time.perf_counter()
+        with torch.no_grad():
+            for p,w,a,b in zip(net.parameters(), weights, d1, d2): p.copy_(w + s['xs'][j]*a + s['ys'][i]*b)
+            at = fold_norms(net).to(memory_format=torch.channels_last)
+        s['losses'][i][j] = mean_loss(at, xb, yb, bf16)
+        s['seconds'] += time.perf_counter()-start
+        rec['complete'] = (i,j)==missing[-1]
+        save_json(file, rec)
+    return rec
 
 # %% ../nbs/16_landscape.ipynb #07060fca
 def _cifar_surface(learn, record, file, n=1000):

@@ -8,11 +8,10 @@ __all__ = ['course_nets', 'recipes', 'screen_factors', 'Recipe', 'recipe_from', 
            'load_trained', 'factorial16', 'effects']
 
 # %% ../nbs/15_recipe.ipynb #feab1dcb
-from dataclasses import dataclass, replace
 from safetensors import safe_open, SafetensorError
 from safetensors.torch import save
 from fastai.vision.all import *
-from dataclasses import asdict   # after fastai, which has another
+from dataclasses import asdict, dataclass, replace   # after fastai, which has another `asdict`
 from .kit.files import check_name, CourseError, write_whole
 from .kit.photos import data_name
 from .kit.runs import command_line, measured_fit, record_file
@@ -113,7 +112,7 @@ def recipe_net(
     if pool:=_choices['shortcut'][r.shortcut]: pool_shortcuts(net, pool)
     return net if r.act=='ReLU' else with_activation(net, _choices['act'][r.act])
 
-# %% ../nbs/15_recipe.ipynb #82761466
+# %% ../nbs/15_recipe.ipynb #5fdaf675
 def view_crops(val:str): # 'whole' or 'middle'
     "The function for `PhotoCrops` that finds the middle squares, (n, 4), which a view shows"
     return partial(center_squares, share=_choices['val'][val])
@@ -281,18 +280,17 @@ def load_trained(
                           "that made it") from None
     return Trained(net, classes, r)
 
-# %% ../nbs/15_recipe.ipynb #e1aa69b4
+# %% ../nbs/15_recipe.ipynb #3a560045
 screen_factors = {'label smoothing':dict(smoothing=.1), 'weaker crops':dict(min_scale=.8), 'batches of 32':dict(bs=32),
     'Muon, flat-cosine':dict(opt='muon', lr=8e-3, schedule='flat_cos'), 'SiLU':dict(act='SiLU'),
     'pooled, not strided':dict(down='avg'), 'EMA':dict(ema=.99), 'alternating flip':dict(flip='alternating')}
 
 def factorial16() -> np.ndarray: # (16, 8) of -1 and 1
     "A plan for eight things, each on or off, in 16 runs. Box, Hunter and Hunter 1978: resolution IV"
-    runs = np.arange(16)
-    a,b,c,d = [2*(runs>>bit & 1) - 1 for bit in range(4)]          # binary digits, -1 for 0: all 16 combinations
+    a,b,c,d = [2*(np.arange(16)>>bit & 1) - 1 for bit in range(4)] # binary digits, -1 for 0: all 16 combinations
     return np.stack([a, b, c, d, b*c*d, a*c*d, a*b*c, a*b*d], 1)   # products of three: none is like a product of two
 
-# %% ../nbs/15_recipe.ipynb #87cc9331
+# %% ../nbs/15_recipe.ipynb #1dd088cf
 def _screen(number, on):
     "The recipe of a run of the screen: chapter 14's at 64 px, with the changes that are on"
     changes = {k:v for yes,o in zip(on, screen_factors.values()) if yes>0 for k,v in o.items()}

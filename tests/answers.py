@@ -510,7 +510,8 @@ class OtherShapes(nn.Module):
 right('block_params', 230_144)
 right('block_params', params=9*64*128 + 9*128*128 + 64*128 + 3*2*128)
 for words,n in {'the batch norms are missing':229_376, 'of the shortcut is missing':221_696,
-                'the batch norm of the shortcut':229_888, 'but not its 1x1':221_952, 'only the two convolutions':221_184,
+                'the batch norm of the shortcut':229_888, 'but not its 1x1':221_952,
+                'only the two convolutions':221_184,
                 'no bias':230_528, 'has 64 channels in':303_872, 'has 128 channels in':156_416,
                 'not learned':230_912, 'two numbers for each channel':229_760,
                 'too large by a factor of 2':460_288}.items(): wrong('block_params', words, n)

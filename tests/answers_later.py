@@ -1047,7 +1047,8 @@ right('map_size', height=math.ceil(200/2**5), width=tensor(300/2**5).ceil())
 for words,n in {'height: height and width are exchanged':10, 'at each of the steps':6, 'part of a place':6.25,
                 'after the pooling':1, 'height: that is the photo':200,
                 'height: 14 is too large by a factor of 2':14}.items(): wrong('map_size', words, height=n, width=10)
-for words,n in {'width: height and width are exchanged':7, 'width: half a place':9, 'width: there is no such thing as part':9.375,
+for words,n in {'width: height and width are exchanged':7, 'width: half a place':9,
+                'width: there is no such thing as part':9.375,
                 'that is after the pooling':1, 'width: that is the photo':300, 'width: 8 is too small':8}.items():
     wrong('map_size', words, height=7, width=n)
 for words,k in {'a halving is missing':16, 'two halvings are missing':8, 'one too many':64}.items():

@@ -28,7 +28,7 @@ def test_no_such_folder(tmp_path):
     (('cat',), ('cat',), ('train', 'only one class (cat)', 'two or more')),
     (('cat','dog'), (), ('no images in val/', 'the layout is')),
     ((), ('cat','dog'), ('no images in train/', 'the layout is')),
-    (('cat','dog'), ('cat','dog','emu','fox'), ('val', 'emu, fox', 'no folder in train', 'remove it'))])
+    (('cat','dog'), ('cat','dog','emu','fox'), ('val', 'emu, fox', 'no folder in train', 'remove these'))])
 def test_folders(tmp_path, train, val, words):
     path = photo_set(tmp_path/'set', train, val)
     path.mkdir(exist_ok=True)
@@ -73,7 +73,7 @@ def test_a_broken_file_is_named(tmp_path, monkeypatch, kind, workers):
     breaks[kind](bad)
     dls = get(path, bs=9)
     with pytest.raises(Exception) as e: list(dls.train)   # not `one_batch`, which uses no workers
-    assert one_line(e, bad, 'no readable image', 'mend or remove it', 'doctor --data')
+    assert one_line(e, bad, 'not a readable image', 'repair or remove it', 'doctor --data')
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(Exception) as e: Photo.create(tmp_path/'gone.jpg')
@@ -210,7 +210,7 @@ def test_a_sample_that_is_there_is_kept_and_nothing_else_taken_for_it(tmp_path, 
     mine = photo_set(tmp_path/'mine')
     for path,n in ((drawn,65), (mine,64)):
         with pytest.raises(Exception) as e: make_sample(path, n_train=n, n_val=24, size=32)
-        assert one_line(e, path, 'something else', 'another folder')
+        assert one_line(e, path, 'something other', 'another folder')
     assert [(o, o.stat().st_mtime_ns) for o in get_image_files(drawn)]==before and len(get_image_files(mine))==16
 
 # --- which data -------------------------------------------------------------------------------------------------
@@ -306,10 +306,10 @@ def test_a_folder_and_a_zip_hold_the_same(drawn, tmp_path, kind):
 @pytest.mark.parametrize('spoil, words', [
     (lambda p: shutil.rmtree(p/'val'), ['no images in train/<class>/ and test/<class>/']),
     (lambda p: shutil.rmtree(p/'train'), ['no images in train/<class>/']),
-    (lambda p: shutil.rmtree(p/'train'/'dog'), ['class dog', 'no folder in train']),
+    (lambda p: shutil.rmtree(p/'train'/'dog'), ['dog', 'no folder in train']),
     (lambda p: photo(p/'train'/'dog'/'9.jpg', size=(41,40)), ['9.jpg', 'one size']),
     (lambda p: [photo(f, size=(41,40)) for f in get_image_files(p/'val')], ['val', 'one size']),
-    (lambda p: (p/'val'/'cat'/'0.jpg').write_text('x'), ['0.jpg', 'no readable image'])])
+    (lambda p: (p/'val'/'cat'/'0.jpg').write_text('x'), ['0.jpg', 'not a readable image'])])
 @pytest.mark.parametrize('zipped', [False,True])
 def test_a_set_that_cannot_be_loaded_whole(tmp_path, spoil, words, zipped):
     path = photo_set(tmp_path/'set')

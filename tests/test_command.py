@@ -225,7 +225,7 @@ def test_reproduce_says_what_differs(tiny, command, a_record):
     assert 'fastai' not in err and '+10.00 points' in text
 
 def test_reproduce_in_another_precision(tiny, command, a_record):
-    "As one must where the record's is not to be had"
+    "As one must where the record's is not available"
     file,rec = a_record
     other = 'bf16' if rec['precision']=='fp32' else 'fp32'
     status,_,err = command('reproduce', file, '--data', tiny, '--precision', other)
@@ -245,9 +245,9 @@ def test_errors_of_reproduce(tiny, command, a_record):
     other = make_sample(Path('other'), n_train=48, n_val=24, size=32, seed=1)
     assert all(w in error(file, '--data', other) for w in ('other', rec['data']['fingerprint'], '--data'))
     Path('a.json').write_text(json.dumps(dict(rec, data=dict(rec['data'], name='cats'))))
-    assert all(w in error('a.json') for w in ("one's own (cats)", '--data'))   # and Imagenette is not fetched
-    assert 'nowhere.json is no record' in error('nowhere.json')
-    Path('b.json').write_text('{'); assert 'b.json is no record' in error('b.json')
+    assert all(w in error('a.json') for w in ('cannot fetch (cats)', '--data'))   # and Imagenette is not fetched
+    assert 'nowhere.json is not a readable record' in error('nowhere.json')
+    Path('b.json').write_text('{'); assert 'b.json is not a readable record' in error('b.json')
     Path('b.json').write_text('{"rows":[], "command":"resnet_course bench"}')
     assert 'resnet_course bench' in error('b.json')
     assert 'another folder' in error(file, '--data', tiny, '--out', 'out')
@@ -257,8 +257,8 @@ def test_errors_of_reproduce(tiny, command, a_record):
     assert 'was stopped' in changed(complete=False)
     for k in ('settings','hardware','versions','seed','seconds','recipe'):
         Path('b.json').write_text(json.dumps({a:b for a,b in rec.items() if a!=k}))
-        assert 'no record of a training run' in error('b.json', '--data', tiny)
-    assert 'no record of a training run; this makes it' in changed(command='resnet_course train')
+        assert 'not the record of a training run' in error('b.json', '--data', tiny)
+    assert 'not the record of a training run; this makes it' in changed(command='resnet_course train')
     assert "no experiment 'degradatoin'" in changed(command='resnet_course experiment degradatoin')
 
 # --- doctor -----------------------------------------------------------------------------------------------------
@@ -273,16 +273,16 @@ def test_doctor_lists_broken_photos(command):
     bad = [path/'train'/'cat'/'a.jpg', path/'val'/'dog'/'b.jpg']
     for f in bad: f.write_text('x')
     status,out,_ = command('doctor', '--data', path)
-    assert status==1 and '2 wrong' in out and all(str(f) in out for f in bad)
+    assert status==1 and '2 to mend' in out and all(str(f) in out for f in bad)
 
 def test_a_name_that_cannot_be_printed(tmp_path):
     path = photo_set(tmp_path/'set')
     with open(os.fsencode(path)+b'/train/cat/\xff.jpg', 'w') as f: f.write('x')
     p = subprocess.run([sys.executable,'-c','from resnet_course.cli import main; main()','doctor','--data',path],
                        env=os.environ|dict(PYTHONIOENCODING='utf-8:strict'), capture_output=True, text=True)
-    assert p.returncode==1 and '1 wrong' in p.stdout and 'udcff.jpg' in p.stdout and 'Traceback' not in p.stderr
+    assert p.returncode==1 and '1 to mend' in p.stdout and 'udcff.jpg' in p.stdout and 'Traceback' not in p.stderr
 
 @pytest.mark.parametrize('folder', ['nowhere','.'])
 def test_doctor_and_a_folder_that_is_no_set(command, folder):
     status,out,_ = command('doctor', '--data', folder)
-    assert status==1 and '1 wrong' in out
+    assert status==1 and '1 to mend' in out

@@ -153,7 +153,7 @@ def test_a_file_that_is_no_checkpoint(drawn):
 def test_the_checkpoint_of_another_run(change, drawn):
     with pytest.raises(KeyboardInterrupt): run(drawn, CtrlC('before_batch',0,1))
     with pytest.raises(Exception) as e: run(drawn, resume=True, **change)
-    assert one_line(e, ckpt, f'({first(change)} differ)', '--resume')
+    assert one_line(e, ckpt, f'(different {first(change)})', '--resume')
 
 def test_the_checkpoint_of_other_photos(drawn):
     with pytest.raises(KeyboardInterrupt): run(drawn, CtrlC('before_batch',0,1))

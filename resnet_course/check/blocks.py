@@ -205,26 +205,29 @@ def stage(my_stage):
         ('`block` is not used', lambda b,*sizes: right(ResBlock,*sizes)))
 
 # %% ../../nbs/check/blocks.ipynb #92854142
+def _net(n_out, layers, block, c_in, widths=(64,128,256,512), strides=(1,2,2,2), expansion=None, n_in=None, end=(),
+         stem=(32,32), pool=nn.AdaptiveAvgPool2d(1)):
+    "A ResNet, with what can be wrong in it"
+    outs = [nf*(expansion or block.expansion) for nf in widths]
+    stages = [ResNet.make_stage(block, *o) for o in zip([64,*outs], outs, layers, strides)]
+    head = [pool, nn.Flatten(), nn.Linear(n_in or outs[-1], n_out), *end]
+    return nn.Sequential(resnet_stem(c_in, *stem, 64), *stages, *head)
+
 @exercise('resnet', 'ResNet', "Each argument has its effect, and a block brings its own expansion.")
 def resnet(MyResNet):
     "A class or function of n_out, layers, block, c_in that makes the net"
-    def net(n_out, layers, block, c_in, first=1, expansion=None, n_in=None, end=(), stem=(32,32),
-            pool=nn.AdaptiveAvgPool2d(1)):
-        widths = [64, *(nf*(expansion or block.expansion) for nf in (64,128,256,512))]
-        stages = [ResNet.make_stage(block, *o) for o in zip(widths, widths[1:], layers, (first,2,2,2))]
-        return nn.Sequential(resnet_stem(c_in, *stem, 64), *stages, pool, nn.Flatten(),
-                             nn.Linear(n_in or widths[-1], n_out), *end)
     m = run_answer(MyResNet, 2, [1,1,1,1], _Plain, 3)
     if isinstance(m, nn.Module): run_answer(m, torch.randn(2,3,32,32))   # blank comes before what follows
     if isinstance(m, nn.Module) and not any(isinstance(o, _Plain) for o in m.modules()):
         raise Wrong('`block` is not used')
-    check_module(MyResNet, net, [((10,[2,2,2,2],_Plain,3), (2,3,66,64)), ((7,[1,2,1,3],_Wide,1), (2,1,40,35))],
-        ('the first stage has stride 2; the max-pool has just halved the grid, so it should keep it', dict(first=2)),
+    check_module(MyResNet, _net, [((10,[2,2,2,2],_Plain,3), (2,3,66,64)), ((7,[1,2,1,3],_Wide,1), (2,1,40,35))],
+        ('the first stage has stride 2; the max-pool has just halved the grid, so it should keep it',
+         dict(strides=(2,)*4)),
         ("the widths do not take the block's `expansion`: multiply them by it", dict(expansion=1)),
         ('the linear layer has a fixed number of inputs; with a wider block there are more channels', dict(n_in=512)),
-        ('3 channels are built in; the stem takes `c_in`', lambda n,l,b,c: net(n,l,b,3)),
-        ('10 classes are built in; the linear layer has `n_out` outputs', lambda n,l,b,c: net(10,l,b,c)),
-        ('`layers` is not used: each stage has two blocks', lambda n,l,b,c: net(n,[2,2,2,2],b,c)),
+        ('3 channels are built in; the stem takes `c_in`', lambda n,l,b,c: _net(n,l,b,3)),
+        ('10 classes are built in; the linear layer has `n_out` outputs', lambda n,l,b,c: _net(10,l,b,c)),
+        ('`layers` is not used: each stage has two blocks', lambda n,l,b,c: _net(n,[2,2,2,2],b,c)),
         ('a softmax at the end: the loss has one already, so return scores', dict(end=[nn.Softmax(1)])),
         ('the maximum over the last grid; expected the mean', dict(pool=nn.AdaptiveMaxPool2d(1))),
         ('the stem has one convolution; expected three, of 32, 32 and 64 channels', dict(stem=())),
@@ -246,18 +249,15 @@ def deeper(params):
 @exercise('resnet', 'The early layers')
 def narrow(my_narrow):
     "A function of n_out to a ResNet-18 whose four stages all have 64 channels"
-    def net(n_out, widths=(64,)*4, strides=(1,2,2,2), n=2, n_in=64):
-        stages = [ResNet.make_stage(ResBlock, ni, nf, n, s) for ni,nf,s in zip((64,*widths), widths, strides)]
-        return nn.Sequential(resnet_stem(3, 32, 32, 64), *stages, nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-                             nn.Linear(n_in, n_out))
+    net = partial(_net, layers=[2,2,2,2], block=ResBlock, c_in=3, widths=(64,)*4)
     if isinstance(m:=run_answer(my_narrow, 10), nn.Module) and total_params(m)[0]==11_200_874:
         raise Wrong('not changed yet: the widths double from stage to stage')
     check_module(my_narrow, net, [((10,), (2,3,65,64))],
         ('no stage has stride 2; all but the first should', dict(strides=(1,)*4)),
         ('the first stage has stride 2; it should keep the grid', dict(strides=(2,)*4)),
-        ('there is one block in each stage; expected two', dict(n=1)),
+        ('there is one block in each stage; expected two', dict(layers=[1,1,1,1])),
         ('the linear layer has 512 inputs; 64 channels come', dict(n_in=512)),
-        ('the last stage is still wider', dict(widths=(64,64,64,512), n_in=512)))
+        ('the last stage is still wider', dict(widths=(64,64,64,512))))
     costs = layer_costs(net(10), 224)   # the answer's too, by now; its layers may have other names
     early = costs.name.str.split('.').str[0].astype(int)<5
     share = costs.macs[early].sum()/costs.macs.sum()

@@ -229,8 +229,9 @@ def by_order(my_copy):
     copied(dst, src)
     if any(p.dtype!=torch.double for p in dst.parameters()):
         raise Wrong('`dst` was in double precision, and no longer is: copy the numbers into its tensors with `copy_`')
+    held = deepcopy(dst.state_dict())
     for t in src.state_dict().values(): t.zero_()
-    if not any(p.any() for p in dst.parameters()):
+    if not is_same(dst.state_dict(), held):
         raise Wrong('the nets now share tensors, and what changes one changes the other: use `copy_`')
     for what,dst,src in [('`src` has a layer less', nn.Sequential(_source(), nn.Linear(2, 2)), _source()),
                          ('`src` has a layer more', _source(), nn.Sequential(_source(), nn.Linear(2, 2))),
@@ -338,6 +339,7 @@ def _relu(nf): return nn.ReLU()
 def _relu_first(nf): return nn.Sequential(nn.ReLU(), BatchNorm(nf))
 def _once_more(m, x, y): return m.branch(y)+(x if m.short is None else m.short(m.pre(x)))
 
+# %% ../../nbs/check/classics.ipynb #1e8d7bc3
 _preact_slips = [
     ('that is v1: norm and ReLU come before each convolution, and nothing after the sum', BasicBlock),
     ('the 1x1 convolution takes the raw input; it should take what norm and ReLU have made of it',

@@ -78,7 +78,7 @@ def one_filter(my_twin):
         ('gamma undoes the factor: in training batch norm has undone it before', dict(var=0, gamma=-1)),
         ('the last filter; expected the first', dict(i=slice(-1, None), weight=lambda w: w[-1:])))
 
-# %% ../../nbs/check/insides.ipynb #da305507
+# %% ../../nbs/check/insides.ipynb #4267591d
 def _folded(f, conv, bn, x):
     m = run_answer(f, conv, bn)
     if not callable(m): raise Wrong(f'expected a convolution, came {brief(m)}')
@@ -87,6 +87,7 @@ def _folded(f, conv, bn, x):
         m.eval()
     return m,run_answer(m, x)
 
+# %% ../../nbs/check/insides.ipynb #da305507
 @exercise('landscape', 'Fold a batch norm', 'One pass over memory less, and nothing lost but the last digits.')
 def folded(my_fold):
     "A function of a convolution and the batch norm after it to one convolution that does in evaluation what both do"
@@ -137,6 +138,7 @@ def map_size(height, width):
               for k,words in ((16,'a halving is missing'), (8,'two halvings are missing'), (64,'one too many'))],
             ('that is after the pooling; a map is made before it', 1), ('that is the photo', side), what=what)
 
+# %% ../../nbs/check/insides.ipynb #9b5948e6
 @exercise('interpret', 'Grad-CAM')
 def grad_cam(my_grad_cam):
     "A function of body, head, x and classes (bs,) to the maps (bs, gh, gw)"

@@ -174,7 +174,7 @@ def is_same(a, b, tol=1e-4) -> bool:
     if isinstance(b, (list,tuple)):
         a = a.tolist() if hasattr(a, 'tolist') else a
         return isinstance(a, (list,tuple)) and len(a)==len(b) and all(is_same(*o, tol) for o in zip(a, b))
-    if not isinstance(b, (Tensor,float)): return not isinstance(a, Tensor) and a==b
+    if not isinstance(b, (Tensor,float)): return getattr(a, 'ndim', 0)==0 and bool(a==b)
     if not isinstance(a, (Tensor,float,int,np.number)): return False
     a,b = (torch.as_tensor(o).detach().double() for o in (a,b))
     if a.shape!=b.shape or not torch.equal(a.isnan(), b.isnan()): return False

@@ -46,7 +46,7 @@ def _saved(f, old, end):
     "What was there while `f` wrote, and afterwards"
     with tempfile.TemporaryDirectory() as d:
         file,seen,inode = Path(d)/'photos.bin',{},None
-        if old: file.write_bytes(b'old')
+        if there:=old=='an old file': file.write_bytes(b'old')
         def held(): return file.read_bytes().decode() if file.exists() else None
         def write(o):
             nonlocal inode
@@ -54,7 +54,7 @@ def _saved(f, old, end):
             with suppress(OSError):
                 o.flush()
                 inode = os.fstat(o.fileno()).st_ino
-            seen.update({'meanwhile the file holds':held(), 'beside it is one more':len(Path(d).ls())>bool(old)})
+            seen.update({'meanwhile the file holds':held(), 'beside it is one more':len(Path(d).ls())>there})
             if _ends[end]: raise _ends[end]
             o.write(b'photos')
         came = 'well'
@@ -94,7 +94,7 @@ def whole(my_save):
     def copy(tmp, file):
         shutil.copy(tmp, file)
         tmp.unlink()
-    check_function(my_save, right, [*product((True,False), _ends)],
+    check_function(my_save, right, [*product(('an old file','no old file'), _ends)],
         ('it is written under its own name, where for a while half of it is there', straight),
         ('it is written in memory or in another folder, perhaps on another disk, and can only be copied from there: '
          'write beside the file', elsewhere),
@@ -105,7 +105,7 @@ def whole(my_save):
          known(caught=Exception)),
         ('the error is swallowed: whoever called has to know that nothing was saved', swallows),
         ('the old file is deleted before there is a new one', known(first=lambda file: file.unlink(missing_ok=True))),
-        seen=lambda f,*args: _saved(f, *args))
+        seen=_saved)
 
 # %% ../../nbs/check/training.ipynb #6b9bdbf8
 @exercise('loading', 'A crop of a given area', 'All crops of one area are equally large, whatever their ratio.')
@@ -315,6 +315,7 @@ def decay_groups(my_groups):
         ("a group that says nothing gets AdamW's own decay of 0.01: say `weight_decay=0`", dict(rest={})),
         ('batch norms and biases are in no group: they would not be trained', dict(both=False)), seen=decays)
 
+# %% ../../nbs/check/training.ipynb #bf6ffa3c
 @exercise('recipe', 'Eight effects from sixteen runs', 'Each run is used for all eight questions.')
 def main_effects(my_effects):
     "A function of a plan (runs, things) of -1 and 1 and the runs' accuracies to an effect for each thing"

@@ -20,7 +20,7 @@ def _idx(file):
         with gzip.open(file) as f: b = f.read()
         return np.frombuffer(b, np.uint8, offset=4+4*b[3]).reshape(np.frombuffer(b, '>i4', b[3], 4))
     except (OSError, EOFError, ValueError, IndexError, zlib.error) as e:
-        raise CourseError(f"{file} is not a complete file of the MNIST format ({first_line(e)}): fetch it again") from None
+        raise CourseError(f"{file} is not a complete MNIST file ({first_line(e)}): fetch it again") from None
 
 # %% ../../nbs/kit/arrays.ipynb #6f76e781
 def _images_by_split(path):
@@ -46,25 +46,25 @@ def load_arrays(
     "All pictures of a small set, which have one size. Raises `CourseError` for a set that cannot be loaded"
     path = Path(path)
     if path.is_dir() and (images:=first(path.rglob('train-images-idx3-ubyte.gz'))):
-        xys = [_idx(images.with_name(f'{split}-{what}-ubyte.gz')) for split in ('train','t10k')
-               for what in ('images-idx3','labels-idx1')]
-        return *(torch.tensor(a)[:,None] if a.ndim==3 else torch.tensor(a).long() for a in xys), FashionMNIST.classes
+        def read(name): return torch.tensor(_idx(images.with_name(f'{name}-ubyte.gz')))
+        return (read('train-images-idx3')[:,None], read('train-labels-idx1').long(),
+                read('t10k-images-idx3')[:,None], read('t10k-labels-idx1').long(), FashionMNIST.classes)
     found = _images_by_split(path)
     splits = [found.get('train'), found.get('test') or found.get('val')]
     if not all(splits):
-        raise CourseError(f"{path}: no images in train/<class>/ and test/<class>/ (or val/<class>/); put them in that layout")
+        raise CourseError(f"{path}: no images in train/<class>/ and test/<class>/ (or val/); put them in that layout")
     vocab = sorted({c for c,*_ in splits[0]})
     if extra:={c for c,*_ in splits[1]} - set(vocab):
-        raise CourseError(f"{path}: no folder in train for {', '.join(sorted(extra))}; add one, or remove it from the rest")
+        raise CourseError(f"{path}: no folder in train for {', '.join(sorted(extra))}; add it, or remove the others")
     def picture(name, opener):
         im = read_photo(opener, path/name)
         return np.asarray(im.convert('L') if grey else im).reshape(*im.size[::-1], -1).transpose(2,0,1)
     res,shape = [],None
     for files in splits:
-        xs = [picture(*rest) for _,*rest in files]
+        xs = [picture(name, opener) for _,name,opener in files]
         shape = shape or xs[0].shape
-        if odd:=[n for (_,n,_),x in zip(files, xs) if x.shape!=shape]:
-            raise CourseError(f"{path/odd[0]} differs in size from the others, and all must have one size: resize or remove it")
+        if odd:=[name for (_,name,_),x in zip(files, xs) if x.shape!=shape]:
+            raise CourseError(f"{path/odd[0]} differs from the others, and all must have one size: resize or remove it")
         res += [torch.from_numpy(np.stack(xs)), torch.tensor([vocab.index(c) for c,*_ in files])]
     return *res, vocab
 
@@ -106,5 +106,5 @@ def array_dls(
     bs = min(bs, len(x_train))
     dls = DataLoaders(loader(x_train, y_train, 0, bs=bs, shuffle=True, drop_last=True),
                       loader(x_val, y_val, 1, bs=2*bs), path=path)
-    dls.vocab,dls.c = CategoryMap(vocab, sort=False),len(vocab)   # a list would be taken for the classes of several targets
+    dls.vocab,dls.c = CategoryMap(vocab, sort=False),len(vocab)   # of a list, fastai takes the last for `c`
     return dls

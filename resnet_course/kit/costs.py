@@ -24,7 +24,7 @@ def layer_costs(
     size, # side of a square image, or (h, w), in pixels
     c_in:int=3, # channels of the image
 ) -> pd.DataFrame: # columns name, kind, in_shape, out_shape, params, macs
-    "One row for each convolution or linear layer, in forward order: its parameters, and its multiply-adds for one image"
+    "One row for each convolution or linear layer, in forward order: its parameters, its multiply-adds for one image"
     rows,names = [],{m:n for n,m in model.named_modules()}
     def note(m, inp, out):
         kind = f'conv{m.kernel_size[0]}x{m.kernel_size[1]}' if isinstance(m, nn.Conv2d) else 'linear'

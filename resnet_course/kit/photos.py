@@ -42,10 +42,8 @@ class Photo(PILImage):
         return cls(read_photo(fn, fn)) if isinstance(fn, (str,Path)) else super().create(fn, **kwargs)
 
 # %% ../../nbs/kit/photos.ipynb #a0e6e472
-def broken_images(
-    path:Path # any folder
-) -> list: # (file, reason) pairs, sorted by file
-    "Every file under `path` that is called an image and cannot be read as one"
+def broken_images(path:Path) -> list:
+    "(file, reason) of every file under `path` that is called an image and cannot be read as one, sorted by file"
     def reason(f):
         try: Photo.create(f)
         except CourseError as e: return str(e).partition(' is not a readable image (')[2].partition('): repair')[0]
@@ -93,14 +91,14 @@ def photos_by_class(
     for split in ('train','val'):
         files = get_image_files(path/split).sorted() if (path/split).is_dir() else []
         here,deep = partition(files, lambda f: f.parent.parent==path/split)
-        if deep: print(f"{len(deep)} photos are left out, as they are not directly in {split}/<class>/, such as {deep[0]}")
+        if deep: print(f"{len(deep)} photos are left out: they are not directly in {split}/<class>/, such as {deep[0]}")
         found[split] = groupby(here, lambda f: f.parent.name)
     train,val = found['train'],found['val']
     if not train and not val: raise CourseError(f"{path}: no images in {layout}; put them in that layout")
     for split in ('train','val'):
         if not found[split]: raise CourseError(f"{path}: no images in {split}/<class>/; the layout is {layout}")
     if len(train)<2:
-        raise CourseError(f"{path/'train'}: only one class ({first(train)}); a classifier needs two or more, so add another")
+        raise CourseError(f"{path/'train'}: only one class ({first(train)}); a classifier needs two or more: add some")
     if extra:=sorted(set(val)-set(train)):
         raise CourseError(f"{path/'val'}: no folder in train for {', '.join(extra)}; "
                           "add photos there or remove these from val")
@@ -114,8 +112,9 @@ def sample_card(path):
             if (card:=json.loads((p/'sample.json').read_text())).keys()=={'n_train','n_val','size','seed'}: return card
 
 def data_name(path:Path) -> str:
-    "What a record calls the data in `path`: 'sample' for the drawn set or a part of it, else the name of the folder or zip"
-    return 'sample' if sample_card(path) else os.fsencode(path.resolve().name).decode(errors='replace').removesuffix('.zip')
+    "What a record calls the data in `path`: 'sample' for the drawn set or a part of it, else the name of folder or zip"
+    if sample_card(path): return 'sample'
+    return os.fsencode(path.resolve().name).decode(errors='replace').removesuffix('.zip')
 
 # %% ../../nbs/kit/photos.ipynb #917f7c38
 def fingerprint(

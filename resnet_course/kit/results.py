@@ -13,8 +13,8 @@ from .files import load_json
 def as_runs(
     records # dicts as `measured_fit` returns them
 ) -> pd.DataFrame:
-    """One row for each complete record, with columns model, recipe, size, epochs, seed, params, macs, accuracy, precision,
-    data, hardware, seconds_epoch (the median) and record (all of it)"""
+    """One row for each complete record, with columns model, recipe, size, epochs, seed, params, macs, accuracy,
+    precision, data, hardware, seconds_epoch (the median) and record (all of it)"""
     keys = ('model','recipe','size','epochs','seed','params','macs','accuracy','precision')
     rows = [dict({k:r[k] for k in keys}, data=r['data']['name'], hardware=r['hardware']['name'],
                  seconds_epoch=np.median([o['seconds'] for o in r['history']]), record=r)
@@ -31,7 +31,7 @@ def results(
 def summary(
     runs:pd.DataFrame # from `results`
 ) -> pd.DataFrame: # index model; columns parameters, MACs, accuracy, spread, seeds, s/epoch
-    "One row for each model, smallest first: accuracy as mean and standard deviation over seeds (NaN for one), median s/epoch"
+    "One row for each model, smallest first: mean accuracy, its deviation over seeds (NaN for one), median s/epoch"
     g = runs.groupby('model')
     return pd.DataFrame({
         'parameters':g.params.first(), 'MACs':g.macs.first(), 'accuracy':g.accuracy.mean(), 'spread':g.accuracy.std(),

@@ -46,8 +46,8 @@ def commit() -> str:
 
 # %% ../../nbs/kit/runs.ipynb #2caecf9f
 class RunRecord(Callback):
-    """Keeps a run's record in a JSON file, rewritten after each epoch. `train_accuracy` is that of the batches as the net
-    saw them: augmented, and before it had learned from them"""
+    """Keeps a run's record in a JSON file, rewritten after each epoch. `train_accuracy` is that of the batches as the
+    net saw them: augmented, and before it had learned from them"""
     order = 65
     def __init__(self,
         file:Path, # where the record goes
@@ -59,7 +59,7 @@ class RunRecord(Callback):
     def before_epoch(self): self.start,self.hits,self.seen = time.perf_counter(),0,0
     def after_pred(self):
         if not self.training: return
-        self.hits = self.hits + (self.pred.detach().argmax(1)==self.yb[0]).sum()   # no `item()`: a GPU would wait for it
+        self.hits = self.hits + (self.pred.detach().argmax(1)==self.yb[0]).sum()   # no `item()`: it makes a GPU wait
         self.seen += len(self.pred)
     def after_epoch(self):
         if not len(self.learn.final_record): return   # an epoch that a resumed run skips
@@ -257,13 +257,8 @@ def fit_seconds(
     return epochs * timer.seconds * (len(learn.dls.train) + learn.dls.valid.n/learn.dls.bs/3)
 
 # %% ../../nbs/kit/runs.ipynb #b4b67339
-def record_file(
-    out:Path, # folder of the record
-    model:str, # the net's name
-    recipe:str, # what data loading and schedule are called
-    seed:int, # of weights, shuffling and augmentation
-) -> Path:
-    "Where the record of a run lies; its checkpoint (.pt) and weights (.safetensors) lie beside it"
+def record_file(out:Path, model:str, recipe:str, seed:int) -> Path:
+    "Where in the folder `out` a run's record lies; its checkpoint (.pt) and weights (.safetensors) lie beside it"
     return Path(out)/f'{model}-{recipe}-s{seed}.json'
 
 def command_line(*words, **options) -> str:
@@ -302,7 +297,7 @@ def measured_fit(
     there = _there(file, dict(about, epochs=epochs, lr=lr, precision=learn.precision)) if resume else {}
     if there.get('complete') and all(o.exists() for o in makes): return there
     file.parent.mkdir(parents=True, exist_ok=True)
-    tempfile.TemporaryFile(dir=file.parent).close()   # if nothing can be written there, this fails before the first epoch
+    tempfile.TemporaryFile(dir=file.parent).close()   # if that cannot be, it fails before the first epoch
     if not resume: file.unlink(missing_ok=True)   # a run that is stopped early must not find an earlier one's
     if len(there.get('history', ()))<epochs: _announce(learn, epochs, about)
     c_in = first(m.in_channels for m in learn.model.modules() if isinstance(m, nn.Conv2d)) or 3

@@ -155,7 +155,7 @@ def make_sample(
     def there():
         if not dest.exists(): return False
         if (dest/'sample.json').exists() and json.loads((dest/'sample.json').read_text())==card: return True
-        raise CourseError(f"{dest} holds something other than the sample {card}: name another folder, or delete this one")
+        raise CourseError(f"{dest} holds something other than the sample {card}: delete it, or name another folder")
     if there(): return dest
     try:
         dest.parent.mkdir(parents=True, exist_ok=True)

@@ -84,10 +84,8 @@ def profile_epoch(
     return pd.Series({o:clock.seconds[o] for o in parts})
 
 # %% ../../nbs/kit/timing.ipynb #dbaa3880
-def share_table(
-    profiles:dict # {name: `profile_epoch`}
-) -> pd.DataFrame: # shares in percent, as text
-    "What share each part has in each profile"
+def share_table(profiles:dict) -> pd.DataFrame:
+    "What share each part has in the profiles, {name: `profile_epoch`}, in percent, as text"
     return pd.DataFrame({k:(o/o.sum()).map('{:.1%}'.format) for k,o in profiles.items()})
 
 def plot_profiles(profiles:dict, **kwargs):
@@ -176,9 +174,9 @@ def peak_memory(
     while p.poll() is None:
         with suppress(psutil.Error):
             infos = [o.memory_full_info() for o in (p, *p.children(recursive=True))]
-            top = max(top, sum(getattr(o, 'pss', o.uss) for o in infos))   # pss: of a page that n processes share, one nth
+            top = max(top, sum(getattr(o, 'pss', o.uss) for o in infos))   # pss: shared pages are divided
         time.sleep(.2)
     if p.returncode:
-        said = p.stderr.read().strip().splitlines() or [f'the process ended with {p.returncode}']   # when it is killed, it says nothing
+        said = p.stderr.read().strip().splitlines() or [f'exit status {p.returncode}']
         raise CourseError(f"measuring memory failed ({said[-1]}): free some memory, or leave this measurement out")
     return top
