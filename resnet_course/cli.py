@@ -254,8 +254,8 @@ def progress(reset:Annotated[bool, typer.Option('--reset', help="forget all pass
     from resnet_course import check
     if reset: check.reset()
     rows = check.progress()
-    width = rows.title.str.len().max()
-    for row in rows.itertuples(): typer.echo(f"{row.exercise}  {row.title:<{width}}  {row.passed or '-'}")
+    w1,w2 = rows.exercise.str.len().max(),rows.title.str.len().max()
+    for row in rows.itertuples(): typer.echo(f"{row.exercise:<{w1}}  {row.title:<{w2}}  {row.passed or '-'}")
     typer.echo(f'{(rows.passed!="").sum()} of {len(rows)} passed')
 
 # %% ../nbs/tools/cli.ipynb #02a3b3f4

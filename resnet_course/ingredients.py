@@ -37,7 +37,7 @@ class EpochPlan(Callback):
 # %% ../nbs/14_ingredients.ipynb #9be5c8e3
 _poly = 3.4445,-4.775,2.0315   # a, b, c: a singular value s becomes a*s + b*s**3 + c*s**5. Jordan 2024
 _rounds = 5                    # enough for directions that are 400 times weaker than the whole gradient
-_rms = .2                      # root mean square of a step of Adam's, in learning rates. Liu et al. 2025
+_rms = .2                      # root mean square of a step, in learning rates, as Adam's often are. Liu et al. 2025
 
 def orthogonal(g:Tensor) -> Tensor:
     "A matrix with its singular values brought near 1, by a few of Newton and Schulz's rounds in bf16. Jordan 2024"

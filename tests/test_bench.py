@@ -119,7 +119,7 @@ def test_memory():
     child = peak_memory(parent(f'x = bytearray(200_000_000); {wait}'))
     assert 190e6<child-small<260e6
     with pytest.raises(Exception) as e: peak_memory('import os; os.kill(os.getpid(), 9)')   # as when memory is short
-    assert one_line(e, 'ended with -9')
+    assert one_line(e, 'exit status -9')
     with pytest.raises(Exception) as e: peak_memory('raise ValueError("this one")')
     assert one_line(e, 'this one')
 

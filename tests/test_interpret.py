@@ -310,7 +310,7 @@ def test_by_the_command(monkeypatch, tmp_path):
     monkeypatch.setattr(landscape, 'mean_loss', stopped)
     args = ['experiment','landscape','--epochs','1','--out','out/landscape']
     res = CliRunner().invoke(cli.app, args)
-    assert res.exit_code==130 and '--resume goes on' in res.output and len(results('out/landscape'))==0
+    assert res.exit_code==130 and 'add --resume' in res.output and len(results('out/landscape'))==0
     monkeypatch.setattr(landscape, 'mean_loss', mean_loss)
     no_training(monkeypatch)   # again
     res = CliRunner().invoke(cli.app, [*args,'--resume'])

@@ -75,7 +75,7 @@ def test_weight_decay_spares_batch_norm_and_bias(drawn):
     (dict(size=16), ['size 16', '32']), (dict(start_size=64), ['start_size 64']),
     (dict(min_scale=None, flip='alternating'), ["chapter 14's"]),
     (dict(min_scale=None, start_size=16), ["chapter 14's"])])
-def test_what_no_recipe_can_be(change, words):
+def test_what_a_recipe_cannot_be(change, words):
     with pytest.raises(Exception) as e: replace(base, **change)
     assert one_line(e, *words)
 
@@ -119,8 +119,8 @@ def test_the_record(drawn):
                             '--precision fp32')
 
 @pytest.mark.parametrize('val', ['whole','middle'])
-def test_looks_are_of_the_last_size_and_of_the_view_that_counts(drawn, val):
-    "Of a recipe that grows: a look must not change what the next one sees"
+def test_views_are_of_the_last_size_and_of_the_square_that_counts(drawn, val):
+    "Of a recipe that grows: one view must not change what the next one shows"
     r,other = replace(full, val=val),'middle' if val=='whole' else 'whole'
     rec = run(drawn, r)
     assert rec['views'][val]==rec['accuracy']
@@ -132,7 +132,7 @@ def test_looks_are_of_the_last_size_and_of_the_view_that_counts(drawn, val):
     assert (predict_view(learn, val)[0]==seen).all() and (predict_view(learn, other)[0]!=seen).any()
     assert learn.dls.valid.dataset.size==full.size
 
-def test_a_record_without_looks_is_no_finished_run(drawn, whole):
+def test_a_record_without_views_is_not_a_finished_run(drawn, whole):
     "As it is left by a run that was stopped after its last epoch, in a folder with the weights of another"
     run(drawn)
     file = Path(f'out/{stem}.json')
@@ -152,7 +152,7 @@ def test_a_refused_run_leaves_the_old_weights(drawn):
     weights = Path(f'out/{stem}.safetensors')
     before = weights.read_bytes()
     with pytest.raises(Exception) as e: run(drawn, epochs=4, resume=True)
-    assert one_line(e, 'of another run') and weights.read_bytes()==before
+    assert one_line(e, 'another run', '--resume') and weights.read_bytes()==before
 
 def test_what_fastai_does_with_the_classes(drawn):
     "A list of them fastai would take for several vocabularies"
@@ -162,7 +162,7 @@ def test_what_fastai_does_with_the_classes(drawn):
         with pytest.raises(Exception) as e: learn.predict(get_image_files(drawn)[0])
     assert one_line(e, '`Trained`')
 
-def test_a_net_of_ones_own(drawn):
+def test_your_own_net(drawn):
     def two_layers(n):
         return nn.Sequential(ConvLayer(3,8,stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8,n))
     rec = run(drawn, base, model=two_layers)
@@ -226,7 +226,7 @@ def test_own_photos():
     with pytest.raises(Exception) as e: trained.predict([])
     assert one_line(e, 'no photo')
 
-def test_files_that_hold_no_net(drawn):
+def test_files_without_a_net(drawn):
     file = Path('a.safetensors')
     def error():
         with pytest.raises(Exception) as e: load_trained(file)

@@ -96,7 +96,8 @@ def photos_by_class(
     train,val = found['train'],found['val']
     if not train and not val: raise CourseError(f"{path}: no images in {layout}; put them in that layout")
     for split in ('train','val'):
-        if not found[split]: raise CourseError(f"{path}: no images in {split}/<class>/; the layout is {layout}")
+        if not found[split]:
+            raise CourseError(f"{path}: no images in {split}/<class>/; add some there, as the layout is {layout}")
     if len(train)<2:
         raise CourseError(f"{path/'train'}: only one class ({first(train)}); a classifier needs two or more: add some")
     if extra:=sorted(set(val)-set(train)):
