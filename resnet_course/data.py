@@ -62,7 +62,7 @@ def imagenette_on_disk(presize:int=160):
 
 def _whole(path, n, whose):
     if (found:=len(get_image_files(path)))<n:
-        raise CourseError(f"{path} holds {found:,} of {whose} {n:,} photos; delete it, to have it downloaded anew")
+        raise CourseError(f"{path} holds {found:,} of {whose} {n:,} photos; delete it, and it is downloaded again")
     return path
 
 # %% ../nbs/01_data.ipynb #a4988efb
@@ -106,7 +106,7 @@ def _small_set(name):
     if given:=os.environ.get(var):
         path = Path(given).expanduser()
         if path.exists(): return path
-        raise CourseError(f"{path}: no such folder or zip; {var} names it")
+        raise CourseError(f"{path}: no such folder or zip; correct or unset {var}")
     if name=='cifar10':
         path = _download(URLs.CIFAR, untar_data, f"set {var} to a folder or zip that holds CIFAR-10")
         return _whole(path, 60000, "CIFAR-10's")
@@ -115,6 +115,6 @@ def _small_set(name):
         own = fastai_path('data')/'fashion-mnist'
         _download('Fashion-MNIST', lambda _: FashionMNIST(own, download=True), f"set {var} to the folder of its files")
         return own
-    raise CourseError("the hand signs have no download here: get the digits 0 to 5 of "
+    raise CourseError("the hand signs cannot be downloaded by the course: get the digits 0 to 5 from "
                       "https://github.com/ardamavi/Sign-Language-Digits-Dataset, "
-                      f"a folder each, and set {var} to the folder that holds them")
+                      f"one folder for each, and set {var} to the folder that holds them")

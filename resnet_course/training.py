@@ -68,7 +68,7 @@ def top_k_accuracy(
 ) -> Tensor: # scalar between 0 and 1
     "Share of rows where fewer than `k` classes score strictly higher than the right one"
     right = inp.gather(1, targ[:,None])
-    return ((~(inp<=right)).sum(1) < k).float().mean()   # not `inp>right`: scores that are no numbers are no hit
+    return ((~(inp<=right)).sum(1) < k).float().mean()   # not `inp>right`: a score that is nan is no hit
 
 # %% ../nbs/02_training.ipynb #9e21b78e
 def fit_or_show(
