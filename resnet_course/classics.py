@@ -68,8 +68,9 @@ def plain_resnet(
     c_in:int=3, # channels of the image
 ) -> ResNet:
     "A `ResNet` behind the stem of 2015: (bs, c_in, h, w) to (bs, n_out)"
+    stem = plain_stem(c_in)   # made first, as for the recorded runs
     net = ResNet(n_out, layers, block)
-    net.stem = plain_stem(c_in)
+    net.stem = stem
     return net
 
 def resnet_v1(depth:int, n_out:int=1000, **kwargs) -> ResNet:

@@ -72,13 +72,12 @@ def cifar_resnet(
     if shortcut not in ('A','B'): raise CourseError(f"no shortcut '{shortcut}': 'A' pads with zeros, 'B' projects")
 
     kind = shortcut if residual else None
-    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, n_out))
     return nn.Sequential(OrderedDict(
         stem=ConvLayer(3, 16),
         stage1=_stage(kind, 16, 16, n, stride=1),
         stage2=_stage(kind, 16, 32, n, stride=2),
         stage3=_stage(kind, 32, 64, n, stride=2),
-        head=head))
+        head=nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, n_out))))
 
 # %% ../nbs/07_degradation.ipynb #c47b5ba8
 def cifar_dls(

@@ -28,11 +28,12 @@ class ResNet(nn.Sequential):
         c_in:int=3, # channels of the image
     ):
         widths = [w*block.expansion for w in (64,128,256,512)]
-        parts = OrderedDict(stem=resnet_stem(c_in, 32, 32, 64))
+        stages = {}   # made first: a seed then gives the weights with which the recorded runs began
         for i,ni,nf,n in zip((1,2,3,4), [64,*widths], widths, layers):
-            parts[f'stage{i}'] = self.make_stage(block, ni, nf, n, stride=1 if i==1 else 2)
-        parts['head'] = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], n_out))
-        super().__init__(parts)
+            stages[f'stage{i}'] = self.make_stage(block, ni, nf, n, stride=1 if i==1 else 2)
+        stem = resnet_stem(c_in, 32, 32, 64)
+        head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], n_out))
+        super().__init__(OrderedDict(stem=stem, **stages, head=head))
     @staticmethod
     def make_stage(block, ni, nf, n, stride):
         "`n` blocks, of which the first changes width and size"

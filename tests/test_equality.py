@@ -7,8 +7,9 @@ from sklearn.metrics import top_k_accuracy_score
 from resnet_course.kit.costs import layer_costs
 from resnet_course.training import top_k_accuracy
 from resnet_course.resblock import ResBlock
-from resnet_course.resnet import ResNet, resnet18, resnet34
+from resnet_course.resnet import ResNet, resnet18, resnet34, resnet_stem
 from resnet_course.bottleneck import Bottleneck, resnet101, resnet152, resnet50
+from resnet_course.degradation import CifarBlock, PadChannels, cifar_resnet
 from resnet_course.classics import (BasicBlock, BottleneckB, BottleneckV1, copy_weights, from_timm, plain_resnet,
                                     plain_stem, resnet_b, resnet_layers, resnet_v1, to_timm)
 from conftest import norms, one_line, randomise_bn
@@ -345,3 +346,35 @@ def test_top_k_ends():
     ties = torch.tensor([[1.,1.,1.,0.]])
     assert [top_k_accuracy(ties, torch.tensor([t]), 1).item() for t in range(4)]==[1,1,1,0]
     assert [top_k_accuracy(ties, torch.tensor([3]), k).item() for k in (3,4)]==[0,1]
+
+# --- a seed gives the weights with which the recorded runs began ------------------------------------------------
+def drawn_in_order(*parts):
+    "The entries that layers hold when they are made in this order, after seed 42; each is a function"
+    set_seed(42)
+    return [[v.clone() for v in make().state_dict().values()] for make in parts]
+def begins_with(net, *parts):
+    "Do the layers of `net` hold these entries, one after the other?"
+    return all(torch.equal(a, b) for a,b in zip(net.state_dict().values(), [v for p in parts for v in p], strict=True))
+def seeded(make):
+    set_seed(42)
+    return make()
+stage_args = [(64,64,2,1), (64,128,2,2), (128,256,2,2), (256,512,2,2)]
+def stages_of(block): return [partial(ResNet.make_stage, block, *o) for o in stage_args]
+
+def test_the_order_in_which_resnet_draws():
+    "The stages first, then the stem, then the linear layer"
+    *stages,stem,head = drawn_in_order(*stages_of(ResBlock), partial(resnet_stem, 3, 32, 32, 64), partial(nn.Linear, 512, 10))
+    assert begins_with(seeded(partial(resnet18, 10)), stem, *stages, head)
+
+def test_the_order_in_which_the_classic_nets_draw():
+    "The stem of 2015 first, then what `ResNet` draws"
+    stem,*stages,_,head = drawn_in_order(plain_stem, *stages_of(BasicBlock), partial(resnet_stem, 3, 32, 32, 64),
+                                         partial(nn.Linear, 512, 10))
+    assert begins_with(seeded(partial(resnet_b, 18, 10)), stem, *stages, head)
+
+def test_the_order_in_which_the_nets_for_cifar_draw():
+    "From the first layer to the last"
+    def block(ni, nf, stride): return CifarBlock(ni, nf, stride, nn.Identity() if ni==nf else PadChannels(nf, stride))
+    parts = drawn_in_order(partial(ConvLayer, 3, 16), *[partial(block, *o) for o in [(16,16,1), (16,32,2), (32,64,2)]],
+                           partial(nn.Linear, 64, 10))
+    assert begins_with(seeded(partial(cifar_resnet, 8)), *parts)
