@@ -99,6 +99,7 @@ def judged_times(nodes, measured):
         if isinstance(o, ast.FunctionDef):
             inner = set(measured)
             judged += judged_times(o.body, inner)
+            if 'load_json' in named(o): continue   # it returns what was recorded
             if any(r.value and named(r.value) & inner for r in ast.walk(o) if isinstance(r, ast.Return)): measured.add(o.name)
         elif isinstance(o, ast.ClassDef):
             if named(o) & clocks: measured.add(o.name)
