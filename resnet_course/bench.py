@@ -263,8 +263,8 @@ def bench(
     quick:bool=False, # tiny sizes, to see it run; its figures mean nothing
 ) -> dict: # the records, {part's name: record}
     "Compares the course's speed with chapter 14, fastai, timm and torchvision. Raises `CourseError` for unknown parts"
-    if unknown:=[o for o in parts if o not in bench_parts]:
-        raise CourseError(f"no part '{unknown[0]}' in the bench; its parts are {', '.join(bench_parts)}")
+    for o in parts or ['']:
+        if o not in bench_parts: raise CourseError(f"no part '{o}' in the bench; its parts are {', '.join(bench_parts)}")
     path,out,res = course_path(data),Path(out),{}
     keep_memory()
     b = _Bench(path, repeats, quick)

@@ -411,25 +411,28 @@ def test_batches_of_an_epoch_have_other_crops(path):
     xs = [xb for xb,_ in data_of(path, bs=2).train]
     assert len({x.numpy().tobytes() for x in xs})==len(xs)==4
 
-def test_batches_are_made_meanwhile(drawn):
+def test_batches_are_made_meanwhile(drawn, monkeypatch):
+    "Whoever has the first batch has started `ahead` more, no fewer and no more, all of them in threads"
     for ahead in (1,3):
         dl = data_of(drawn, bs=8, ahead=ahead).train
-        made,batch = [],dl.dataset.batch
-        dl.dataset.batch = lambda *args: (made.append(threading.current_thread().name), batch(*args))[1]
-        it = iter(dl)
-        next(it)
-        for _ in range(100):
-            if len(made)==1+ahead: break
-            time.sleep(.02)
-        time.sleep(.05)
-        assert len(made)==1+ahead and threading.main_thread().name not in made
-        assert len(list(it))==7
+        started,threads,start,batch = [],[],loading._start,dl.dataset.batch
+        def starts(*args): started.append(start(*args)); return started[-1]
+        def noted(*args): threads.append(threading.current_thread()); return batch(*args)
+        dl.dataset.batch = noted
+        with monkeypatch.context() as m:
+            m.setattr(loading, '_start', starts)
+            it = iter(dl)
+            next(it)
+            assert len(started)==1+ahead
+            for o in started: o.result()
+            assert len(threads)==1+ahead and threading.main_thread() not in threads
+            assert len(list(it))==7
 
 def gone(before):
-    "True if no thread is left but those of `before`, after a moment"
-    for _ in range(100):
-        if not set(threading.enumerate())-before: return True
-        time.sleep(.02)
+    "True if the threads beyond those of `before` end"
+    left = set(threading.enumerate())-before
+    for o in left: o.join(60)   # no longer than it takes
+    return not any(o.is_alive() for o in left)
 
 def tiny_cached_learner(path, **kwargs):
     set_seed(42)

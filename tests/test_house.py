@@ -81,3 +81,56 @@ def test_public_names_are_the_documented_ones():
     scope = {}
     exec('from resnet_course.all import *', scope)
     assert set(scope)-{'__builtins__'}==set(course.__all__)
+
+# --- what was just measured ------------------------------------------------------------------------------------------
+clocks = {'perf_counter','monotonic','process_time','getrusage','sysconf','step_seconds','interleaved','fit_seconds',
+          'profile_epoch','machine_peaks','peak_memory','_epoch','_memory'}
+
+def named(node):
+    "The names that the value of `node` depends on; of a length, none"
+    if isinstance(node, ast.Call) and getattr(node.func, 'id', '')=='len': return set()
+    names = {getattr(node, k) for k in ('id','attr') if hasattr(node, k)}.union(*map(named, ast.iter_child_nodes(node)))
+    return names - {t.id for c in getattr(node, 'generators', ()) for t in ast.walk(c.target) if isinstance(t, ast.Name)}
+
+def judged_times(nodes, measured):
+    "The assertions among `nodes` that order what comes from the names `measured`, which grow by what is made of them"
+    judged = []
+    for o in nodes:
+        if isinstance(o, ast.FunctionDef):
+            inner = set(measured)
+            judged += judged_times(o.body, inner)
+            if 'load_json' in named(o): continue   # it returns what was recorded
+            if any(r.value and named(r.value) & inner for r in ast.walk(o) if isinstance(r, ast.Return)): measured.add(o.name)
+        elif isinstance(o, ast.ClassDef):
+            if named(o) & clocks: measured.add(o.name)
+        elif isinstance(o, ast.Assign):
+            taken = bool(named(o.value) & measured)
+            for t in (t for p in o.targets for t in ast.walk(p) if isinstance(t, ast.Name) and isinstance(t.ctx, ast.Store)):
+                (measured.add if taken else measured.discard)(t.id)
+        elif isinstance(o, ast.Expr) and isinstance(o.value, ast.Call) and getattr(o.value.func, 'attr', '')=='append':
+            if named(o.value) & measured: measured |= named(o.value.func.value)
+        elif isinstance(o, ast.Assert):
+            judged += [ast.unparse(c) for c in ast.walk(o) if isinstance(c, ast.Compare) and named(c) & measured
+                       and any(isinstance(op, (ast.Lt,ast.LtE,ast.Gt,ast.GtE)) for op in c.ops)]
+        elif hasattr(o, 'body'): judged += judged_times([*o.body, *getattr(o, 'orelse', [])], measured)
+    return judged
+
+def judged_in(code): return judged_times(ast.parse(code).body, set(clocks))
+
+def test_the_judge_of_times():
+    "It sees a time, what is made of it, and what a function or a class measures; a length is free"
+    wrong = ['start = time.perf_counter()\ntook = time.perf_counter()-start\nassert took<1',
+             'seconds = pd.DataFrame(interleaved(steps))\nrate = n/seconds.median()\nassert (rate>0).all()',
+             'def faults(f):\n    n = getrusage(0).ru_minflt\n    f()\n    return n\nif here: assert faults(f) < 9',
+             'class Timed:\n    def f(self): self.s = time.perf_counter()\nt = Timed()\nassert 0 < t.s']
+    right = ['t = interleaved(steps)\nassert len(t)>2 and list(t)==names', 't = peak_memory(f)\nt = 1\nassert t<2']
+    assert all(map(judged_in, wrong)) and not any(map(judged_in, right))
+
+@pytest.mark.parametrize('file', books, ids=lambda f: str(f.relative_to(nbs).with_suffix('')))
+def test_no_lesson_judges_a_time(file): assert not judged_in('\n'.join(cells(file)))
+
+def test_no_test_judges_a_time():
+    "But on a clock of its own"
+    for file in sorted((top/'tests').glob('test_*.py')):
+        for o in ast.parse(file.read_text(encoding='utf-8')).body:
+            if not re.search("time, 'perf_counter'|modules, 'psutil'", ast.unparse(o)): assert not judged_times([o], set(clocks)), file

@@ -560,27 +560,27 @@ def test_batches_for_each_kind_of_device(drawn, monkeypatch, kind):
     cached_data(drawn, presize=24, resize=16, bs=16, cache=Path('cache'))
     assert pinned==[kind=='cuda']*2 and moved==[kind!='cpu']
 
-@pytest.mark.skipif(sys.platform!='linux', reason='glibc')
-def test_keep_memory():
-    "In a process of its own: it cannot be taken back"
-    code = '''
-import ctypes, resource, torch
-from resnet_course.speed import keep_memory
-torch.set_num_threads(1)
-net = torch.nn.Sequential(torch.nn.Conv2d(3,8,3,padding=1), torch.nn.ReLU(), torch.nn.Conv2d(8,8,3,padding=1))
-def faults():
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    net(torch.ones(8,3,400,400)).sum().backward()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt-before
-def usual(): return sorted(faults() for _ in range(5))[2]
-faults(); print(usual()); keep_memory(); [faults() for _ in range(4)]; print(usual())
-libc = ctypes.CDLL(None)
-libc.malloc.restype = libc.sbrk.restype = ctypes.c_void_p
-p = libc.malloc(ctypes.c_size_t(3<<30)); top = libc.sbrk(0); libc.free(ctypes.c_void_p(p)); print(libc.sbrk(0)==top)
-'''
-    out = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True, check=True).stdout
-    before,after,kept = out.split()
-    assert int(before)>10_000 and int(after)<int(before)/4 and kept=='True'   # of 3 GB, too
+@pytest.mark.parametrize('takes', [None, 0, 1])
+def test_keep_memory(monkeypatch, takes):
+    "glibc is told never to map a piece of its own and never to give back; another C library is left alone"
+    asked = []
+    def mallopt(option, value): asked.append((option,value)); return takes
+    monkeypatch.setattr(sys, 'platform', 'linux')
+    monkeypatch.setattr(speed.ctypes, 'CDLL', lambda name: SimpleNamespace(**({} if takes is None else dict(mallopt=mallopt))))
+    assert speed.keep_memory()==bool(takes)
+    assert asked==([] if takes is None else [(-4,0),(-1,-1)][:1+takes])   # M_MMAP_MAX, M_TRIM_THRESHOLD
+    monkeypatch.setattr(sys, 'platform', 'darwin')
+    asked.clear()
+    assert speed.keep_memory() is False and not asked
+
+@pytest.mark.parametrize('platform, name, trims', [('linux','malloc_trim',1), ('linux','other',0), ('win32','malloc_trim',0)])
+def test_trim_memory(monkeypatch, platform, name, trims):
+    "Once in an epoch, where the C library can"
+    asked = []
+    monkeypatch.setattr(sys, 'platform', platform)
+    monkeypatch.setattr(speed.ctypes, 'CDLL', lambda _: SimpleNamespace(**{name:asked.append}))
+    TrimMemory().after_epoch()
+    assert asked==[0]*trims
 
 # --- the clock --------------------------------------------------------------------------------------------------
 def test_clock(monkeypatch):
@@ -595,6 +595,21 @@ def test_clock(monkeypatch):
     assert clock.seconds=={'outer':11, 'inner':4}
     with pytest.raises(ZeroDivisionError): clock.timed('bad', lambda: 1/0)()
     assert clock.part is None
+
+def test_the_parts_add_up_to_the_whole(drawn, monkeypatch):
+    "On a clock that ticks at each look, from the first edge of the fit to the last"
+    looks = []
+    def look(): looks.append(len(looks)); return looks[-1]
+    class Within(Callback):
+        def before_fit(self): self.start = look()
+        def after_epoch(self): self.seconds = look()-self.start
+    within = Within()
+    learn = tiny_learner(drawn, cbs=within)
+    monkeypatch.setattr(time, 'perf_counter', look)
+    parts = profile_epoch(learn)
+    assert within.seconds < parts.sum() < looks[-1]
+    begin,end = within.start-1,looks[-2]   # at the end both edges look
+    assert parts.sum()==end-begin
 
 def test_profile_finds_the_slow_part(drawn, monkeypatch):
     "64 photos in batches of 16: four; 24 to validate, in one. Only what waits takes time, on a clock of our own"
