@@ -291,6 +291,9 @@ def one_of(make):
 def shared_act():
     act = nn.ReLU()
     return nn.Sequential(conv(), nn.BatchNorm2d(4), act, conv(), act, nn.BatchNorm2d(4), nn.MaxPool2d(2), act)
+def shared_pool():
+    pool = nn.AvgPool2d(3, 1, 1)
+    return nn.Sequential(pool, conv(), nn.BatchNorm2d(4), pool, nn.ReLU(), conv())
 def shared_norm():
     bn = nn.BatchNorm2d(4)
     return nn.Sequential(conv(), bn, nn.ReLU(), conv(), bn, nn.Tanh())
@@ -310,7 +313,7 @@ odd_nets = {'adds before the ReLU':lambda: Adds(conv(), nn.BatchNorm2d(4), nn.Re
     'runs backwards':lambda: Backwards(nn.BatchNorm2d(4), nn.ReLU(), conv()), 'looks between':lambda: Twice(norm_act(4, True)),
     'a block that subtracts':lambda: nn.Sequential(Minus(4,4), Minus(4,4)), 'parallel ways':Parallel,
     'a layer twice':lambda: one_of(lambda: ConvLayer(4,4)), 'a block twice':lambda: one_of(lambda: ResBlock(4,4)),
-    'an activation for all':shared_act, 'a norm twice':shared_norm, 'a convolution twice':shared_conv,
+    'an activation for all':shared_act, 'a pool between':shared_pool, 'a norm twice':shared_norm, 'a convolution twice':shared_conv,
     'ReLU first':lambda: nn.Sequential(nn.ReLU(), nn.BatchNorm2d(4), nn.ReLU(), nn.ReLU()),
     'norm after norm':lambda: nn.Sequential(nn.BatchNorm2d(4), nn.BatchNorm2d(4), nn.ReLU()),
     'ReLU in place':lambda: nn.Sequential(conv(), nn.BatchNorm2d(4), nn.ReLU(inplace=True), conv(), nn.ReLU(inplace=True)),
