@@ -71,7 +71,8 @@ large = torch.randn(64,3,64,64, generator=torch.Generator().manual_seed(0))
 hard = {**{f'scale {s:g}':noise*s for s in (1e-4,1e-2,1e2,1e4)}, **{f'mean {m:g}':noise+m for m in (-10,1e2,1e3,1e4)},
         'first pixel':at(large, (0,slice(None),0,0), 100), 'last pixel':at(large, (-1,slice(None),-1,-1), -1e4),
         'some pixel':at(noise, (3,slice(None),5,2), 1e6), 'half of it':at(noise, slice(0,3), 1e4),
-        'one white corner':at(torch.zeros(128,3,32,32), (0,slice(None),0,0), 1), 'nearly constant':at(large*0+.1, (0,slice(None),0,0), 1),
+        'one white corner':at(torch.zeros(128,3,32,32), (0,slice(None),0,0), 1),
+        'nearly constant':at(large*0+.1, (0,slice(None),0,0), 1),
         'first photo':at(noise, 0, 1e3), 'one channel':at(noise, (slice(None),1), 7), 'large':large}
 
 @needs_cc
@@ -206,7 +207,7 @@ def test_when_a_convolution_is_a_product(monkeypatch):
     apply = _ConvAsProduct.apply
     monkeypatch.setattr(_ConvAsProduct, 'apply', lambda *args: used.append(1) or apply(*args))
     torch.manual_seed(0)
-    for ks,size,stride,n in ((3,8,1,1), (3,16,2,1), (3,9,1,0), (3,20,2,0), (5,8,1,1), (1,8,1,0), (1,20,1,0), (1,20,2,0)):
+    for ks,size,stride,n in ((3,8,1,1), (3,16,2,1), (3,9,1,0), (3,20,2,0), (5,8,1,1), (1,8,1,0), (1,20,1,0)):
         conv = fast_conv(16, 24, ks, stride, padding=ks//2, bias=False)
         x = torch.randn(4, 16, size, size, requires_grad=True)
         used.clear()
@@ -221,8 +222,8 @@ def test_when_a_convolution_is_a_product(monkeypatch):
         with torch.autocast('cpu', torch.bfloat16): conv.eval()(x)
         assert not used
 
-@pytest.mark.parametrize('odd', [dict(bias=True), dict(groups=2), dict(dilation=2), dict(padding='same'), dict(stride=(2,1)),
-                                 dict(padding=(1,0)), dict(padding_mode='reflect', padding=1)])
+@pytest.mark.parametrize('odd', [dict(bias=True), dict(groups=2), dict(dilation=2), dict(padding='same'),
+                                 dict(stride=(2,1)), dict(padding=(1,0)), dict(padding_mode='reflect', padding=1)])
 def test_other_convolutions_are_left_alone(odd):
     "To the last bit, in bf16 too; so are a picture without a batch, no picture, and double precision"
     conv = nn.Conv2d(4, 6, 3, **{'bias':False, **odd})
@@ -310,18 +311,23 @@ class Parallel(nn.Module):
     def forward(self, x): return self.ways['norm'](x) + self.ways['relu'](x)
 
 odd_nets = {'adds before the ReLU':lambda: Adds(conv(), nn.BatchNorm2d(4), nn.ReLU()),
-    'runs backwards':lambda: Backwards(nn.BatchNorm2d(4), nn.ReLU(), conv()), 'looks between':lambda: Twice(norm_act(4, True)),
+    'runs backwards':lambda: Backwards(nn.BatchNorm2d(4), nn.ReLU(), conv()),
+    'looks between':lambda: Twice(norm_act(4, True)),
     'a block that subtracts':lambda: nn.Sequential(Minus(4,4), Minus(4,4)), 'parallel ways':Parallel,
     'a layer twice':lambda: one_of(lambda: ConvLayer(4,4)), 'a block twice':lambda: one_of(lambda: ResBlock(4,4)),
-    'an activation for all':shared_act, 'a pool between':shared_pool, 'a norm twice':shared_norm, 'a convolution twice':shared_conv,
+    'an activation for all':shared_act, 'a pool between':shared_pool, 'a norm twice':shared_norm,
+    'a convolution twice':shared_conv,
     'ReLU first':lambda: nn.Sequential(nn.ReLU(), nn.BatchNorm2d(4), nn.ReLU(), nn.ReLU()),
     'norm after norm':lambda: nn.Sequential(nn.BatchNorm2d(4), nn.BatchNorm2d(4), nn.ReLU()),
-    'ReLU in place':lambda: nn.Sequential(conv(), nn.BatchNorm2d(4), nn.ReLU(inplace=True), conv(), nn.ReLU(inplace=True)),
-    'other activations':lambda: nn.Sequential(conv(), nn.BatchNorm2d(4), nn.LeakyReLU(.1), nn.BatchNorm2d(4), nn.ReLU6()),
+    'ReLU in place':lambda: nn.Sequential(conv(), nn.BatchNorm2d(4), nn.ReLU(True), conv(), nn.ReLU(True)),
+    'other activations':lambda: nn.Sequential(conv(), nn.BatchNorm2d(4), nn.LeakyReLU(.1), nn.BatchNorm2d(4),
+                                              nn.ReLU6()),
     'a layer more':lambda: with_tail(nn.Sequential(nn.Dropout(0.))), 'a convolution more':lambda: with_tail(conv()),
-    'attention':lambda: with_tail(SimpleSelfAttention(4)), 'a forward of its own':lambda: nn.Sequential(own_layer(), conv()),
+    'attention':lambda: with_tail(SimpleSelfAttention(4)),
+    'a forward of its own':lambda: nn.Sequential(own_layer(), conv()),
     'odd convolutions':lambda: nn.Sequential(conv(groups=2), nn.Conv2d(4,4,3), nn.Conv2d(4,4,(3,1),bias=False),
-                                             conv(dilation=2), nn.Conv2d(4,4,3,bias=False,padding='same'), nn.BatchNorm2d(4), nn.GELU()),
+                                             conv(dilation=2), nn.Conv2d(4,4,3,bias=False,padding='same'),
+                                             nn.BatchNorm2d(4), nn.GELU()),
     'weight norm':lambda: nn.Sequential(nn.utils.parametrizations.weight_norm(conv()), nn.BatchNorm2d(4), nn.ReLU()),
     'frozen norms':lambda: nn.Sequential(conv(), nn.BatchNorm2d(4).requires_grad_(False), nn.ReLU(), ConvLayer(4,4)),
     'empty':lambda: nn.Sequential(nn.Sequential(), conv(), nn.Sequential(nn.Sequential(nn.BatchNorm2d(4)), nn.ReLU()))}
@@ -357,7 +363,9 @@ def seen_by(hook, net, x):
     for name,m in net.named_modules(remove_duplicate=False): hook(m, lambda *args, name=name: seen.append((name,args)))
     net(x).pow(2).mean().backward()
     return seen
-def flat(o): return [t for x in o for t in flat(x)] if isinstance(o, (tuple,list)) else [o] if isinstance(o, Tensor) else []
+def flat(o):
+    if isinstance(o, (tuple,list)): return [t for x in o for t in flat(x)]
+    return [o] if isinstance(o, Tensor) else []
 
 @pytest.mark.parametrize('kind', ['forward', 'before', 'backward', 'before backward'])
 @pytest.mark.parametrize('make', [lambda: ResNet(5, [1,1,1,1]), lambda: preact_resnet(18, 5)])
