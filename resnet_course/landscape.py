@@ -13,7 +13,7 @@ from fastai.vision.all import *
 from itertools import product   # after fastai, which has another
 from .kit.files import CourseError, save_json
 from .kit.arrays import load_arrays
-from .kit.costs import evaluating
+from .kit.costs import copied, evaluating
 from .kit.runs import commit, hardware, versions
 from .training import choose_precision
 from .degradation import degradation_experiment
@@ -59,7 +59,7 @@ def _can_fold(conv, norm, read):
 # %% ../nbs/16_landscape.ipynb #8b03b48b
 def _pairs(model):
     "The names of the convolutions and norms of `model`, evaluating, of which each feeds the other and nothing else"
-    model,tracer = deepcopy(model).eval(),_Follow()   # a forward may leave something behind
+    model,tracer = copied(model).eval(),_Follow()   # a forward may leave something behind
     optional = [o for o in inspect.signature(model.forward).parameters.values() if o.default is not o.empty]
     try: nodes = [] if optional else tracer.trace(model).nodes   # another argument may be another way
     except Exception: return []   # of the net's own code: it asks an input for its values, say
@@ -86,7 +86,7 @@ def _folded(model, pairs):
 
 def fold_norms(model:nn.Module) -> nn.Module:
     "A copy for evaluation, in which convolutions have taken in the `nn.BatchNorm2d` that is all they feed"
-    model = deepcopy(model).eval()
+    model = copied(model).eval()
     return _folded(model, _pairs(model))
 
 # %% ../nbs/16_landscape.ipynb #61b19a98
@@ -151,7 +151,7 @@ def surface(
     file = Path(file)
     if bf16 is None: bf16 = choose_precision(xb.device)[0]=='bf16'
     about = {k:v for k,v in (about or {}).items() if k not in ('complete','surface')}
-    with evaluating(kept(model)) as net: net = deepcopy(net).float()
+    with evaluating(kept(model)) as net: net = copied(net).float()
     xb,yb = xb.as_subclass(Tensor),yb.as_subclass(Tensor)
     if xb.is_floating_point(): xb = xb.float()
     what = dict(xs=[*map(float,xs)], ys=[*map(float,ys)], seeds=[*seeds], images=len(xb),
