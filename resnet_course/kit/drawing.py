@@ -56,6 +56,7 @@ def _arms(n):
     a,b = map(set, ways)
     if a&b: return max(a&b, key=[*n.graph.nodes].index), a-b, b-a
 
+# %% ../../nbs/kit/drawing.ipynb #c36c65e4
 def net_flow(net, label=conv_label, kinds=(nn.Conv2d,nn.Linear,nn.MaxPool2d,nn.AvgPool2d)):
     """The boxes and skips of `net` for `draw_flow`: its layers of these `kinds`, labelled by `label(name, layer)`. Of a
     sum's two terms the one that passes fewer of them is the shortcut. Raises `CourseError` where torch.fx cannot follow"""
