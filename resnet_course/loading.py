@@ -12,7 +12,8 @@ from collections import deque
 from contextlib import suppress
 from fastai.vision.all import *
 from concurrent.futures import ThreadPoolExecutor   # after fastai, which has another
-from .kit.files import check_batch, write_whole
+from .kit.files import check_batch, CourseError, write_whole
+from .kit.arrays import PhotoLoaders
 from .kit.photos import class_of, data_name, fingerprint, load_photo, photos_by_class, resize_photo
 
 # %% ../nbs/12_loading.ipynb #ad4ada0c
@@ -228,17 +229,17 @@ class PhotoCrops:
 def decode(self:PhotoCrops, o, full=True): return o[0], *(Category(self.vocab[y]) for y in o[1:])   # as fastai shows it
 
 @patch
-def of(self:PhotoCrops, items):
-    "These photos, seen as those of `self`. Their labels are known if all are paths from the same folder"
-    number = {f:i for i,f in enumerate(self.photos.files)}
-    photos,idxs,labels = PhotoFiles(items, self.photos.presize),range(len(items)),None
-    if items and all(isinstance(o, Path) and o in number for o in items):
-        photos,idxs = self.photos,[number[o] for o in items]
-        labels = [self.vocab.o2i[class_of(o)] for o in items]
-    return PhotoCrops(photos, idxs, labels, self.vocab, self.size, self.crops, self.flip, self.normalize, 1, self.augment)
+def of(self:PhotoCrops, items, with_labels=False):
+    "Photos of any kind, seen as those of `self`; their labels are the names of their folders"
+    classes = [class_of(o) if isinstance(o, (str,Path)) else None for o in items] if with_labels else []
+    if odd:=[o for o,c in zip(items, classes) if c not in self.vocab.o2i]:
+        raise CourseError(f"{odd[0]} is in no folder that bears a class's name: leave out `with_labels`, or move it")
+    labels = [self.vocab.o2i[c] for c in classes] if with_labels else None
+    return PhotoCrops(PhotoFiles(items, self.photos.presize), range(len(items)), labels, self.vocab, self.size,
+                      self.crops, self.flip, self.normalize, 1, self.augment)
 
 @patch
-def new_empty(self:PhotoCrops): return self.of([])
+def new_empty(self:PhotoCrops): return self.of([], with_labels=True)
 
 @patch
 @contextmanager
@@ -264,7 +265,6 @@ class AheadDL(TfmdDL):
         self.ahead = ahead
         super().__init__(dataset, bs=bs, **{**kwargs, 'num_workers':0})
     def new(self, dataset=None, cls=None, **kwargs):
-        if dataset is not None and not hasattr(dataset, 'batch'): dataset = self.dataset.of(L(dataset))   # for `predict`
         return super().new(dataset, cls, **{'ahead':self.ahead, **kwargs})
     @property
     def items(self): return L(self.dataset.photos.files[i] for i in self.dataset.items)
@@ -321,8 +321,8 @@ def cached_data(
         return AheadDL(ds, bs, ahead, device=device, after_batch=after_batch, pin_memory=device.type=='cuda', **kwargs)
 
     train,valid = _both_splits(found, vocab, photos, resize, crops, flip, normalize=in_thread)
-    dls = DataLoaders(loader(train, min(bs, len(train)), shuffle=True, drop_last=True), loader(valid, max(bs,64)),
-                      path=path)
+    dls = PhotoLoaders(loader(train, min(bs, len(train)), shuffle=True, drop_last=True), loader(valid, max(bs,64)),
+                          path=path)
     dls.vocab,dls.c = vocab,len(vocab)
     return dls
 

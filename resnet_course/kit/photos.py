@@ -82,10 +82,10 @@ def _reason(e) -> str:
 def _no_file(file, e) -> str:
     "The line about a file or folder that the system will not open, or '' if it is opened"
     if isinstance(e, FileNotFoundError):
-        if os.path.islink(file): return f"{file} is a link that leads nowhere: mend or remove it"
+        if os.path.islink(file): return f"{file} is a link that leads nowhere; mend or remove it"
         return f"{file}: no such file; give the path of one that is there"
-    if isinstance(e, IsADirectoryError): return f"{file} is a folder: give the path of a photo in it"
-    if getattr(e, 'errno', None): return f"{file} cannot be opened ({e.strerror}): make it readable or remove it"
+    if isinstance(e, IsADirectoryError): return f"{file} is a folder; give the path of a photo in it"
+    if getattr(e, 'errno', None): return f"{file} cannot be opened ({e.strerror}); make it readable or remove it"
     return ''
 
 def read_photo(
@@ -115,7 +115,7 @@ def _refuse(path, e):
     "Raises the `CourseError` about a folder or link that `e` was raised at"
     layout = 'that holds train/<class>/ and val/<class>/'
     if isinstance(e, NotADirectoryError):
-        raise CourseError(f"{path} is a file, not a folder: if it is an archive, unpack it, "
+        raise CourseError(f"{path} is a file, not a folder; if it is an archive, unpack it, "
                           f"and give the folder {layout}") from None
     if isinstance(e, FileNotFoundError) and not os.path.islink(path):
         raise CourseError(f"{path}: no such folder; give one {layout}") from None
@@ -139,9 +139,12 @@ def _walk(folder, fault, above=()):
         if o.name.startswith('.'): continue
         try:
             if o.is_dir(): yield from _walk(o.path, fault, (*above, real))
-            elif o.is_file(): yield Path(o.path)
+            elif o.is_file(): yield o.path
             elif o.is_symlink(): o.stat()   # fails, and says why
         except OSError as e: fault(Path(o.path), e)
+
+def _files(folder, suffixes, fault=_refuse):
+    return [f for f in _walk(str(folder), fault) if suffixes is None or os.path.splitext(f)[1].lower() in suffixes]
 
 def photo_files(
     path:Path, # a folder
@@ -149,7 +152,7 @@ def photo_files(
     fault=_refuse, # is called with each folder and link that cannot be followed, and the error
 ) -> L: # of paths, sorted
     "The photos under `path`. Raises `CourseError` for a folder that may not be listed and a link that leads nowhere"
-    return L(f for f in _walk(Path(path), fault) if suffixes is None or f.suffix.lower() in suffixes).sorted()
+    return L(map(Path, _files(path, suffixes, fault))).sorted()
 
 # %% ../../nbs/kit/photos.ipynb #a0e6e472
 def broken_images(path:Path) -> list:
@@ -208,11 +211,11 @@ def _check_classes(path, train, val):
         raise CourseError(f"{path/'train'}: only one class ({first(train)}); a classifier needs two or more: add some")
     for names in groupby(train, _visible).values():
         if len(names)>1:
-            raise CourseError(f"{path/'train'}: {' and '.join(map(ascii, names))} look the same: rename or merge them")
+            raise CourseError(f"{path/'train'}: {' and '.join(map(ascii, names))} look the same; rename or merge them")
     extra = [c for c in val if c not in train]
     for c in extra:
         if near:=difflib.get_close_matches(c, [o for o in train if o not in val], 1):
-            raise CourseError(f"{path/'val'}: no folder in train for {ascii(c)}, which has {ascii(near[0])}: "
+            raise CourseError(f"{path/'val'}: no folder in train for {ascii(c)}, which has {ascii(near[0])}; "
                               "if they are one class, rename one of them")
     if extra:
         raise CourseError(f"{path/'val'}: no folder in train for {', '.join(extra)}; "
@@ -243,7 +246,7 @@ def photos_by_class(
     for folder in sorted(o for o in (path/'train').iterdir() if o.is_dir() and not o.name.startswith('.')):
         c = class_of(folder/'photo')
         if c in found['val'] and c not in found['train']:
-            raise CourseError(f"{folder} holds no photos, and {path/'val'/c} does: add some there, or remove it from val")
+            raise CourseError(f"{folder} holds no photos, and {path/'val'/c} does; add some there, or remove it from val")
         if c not in found['train']: print(f"{folder} holds no photos, so it is no class")
     _check_classes(path, **found)
     return found
@@ -263,24 +266,26 @@ def data_name(path:Path) -> str:
 # %% ../../nbs/kit/photos.ipynb #917f7c38
 @lru_cache(4)
 def _hash_of(listing):
-    "Sixteen hexadecimal digits of the files in `listing`: (path, name, size, and what else tells that one has changed)"
+    "Sixteen hexadecimal digits of the files in `listing`: (name, path, size, and what else tells that one has changed)"
     h = hashlib.sha256()
-    for file,name,size,*_ in listing:
+    for name,file,size,*_ in listing:
         h.update(f'{name}\0{size}\0'.encode(errors='surrogateescape'))
-        h.update(file.read_bytes())
+        with open(file, 'rb') as f: h.update(f.read())
     return h.hexdigest()[:16]
 
 def fingerprint(
     path:Path # what `course_path` returns: a folder of photos, or a file
 ) -> str: # 16 hex digits
     "Changes when a photo changes, comes, goes or moves to another class or split; not with dates or the folder's name"
-    path = Path(path)
+    path = Path(path).absolute()
     folders = [path/s for s in ('train','val','test') if (path/s).is_dir()] or [path]
-    files = [path] if path.is_file() else L(folders).map(photo_files, suffixes=photo_suffixes|{'.gz'}).concat()
-    def parts(f): return unicodedata.normalize('NFC', f.relative_to(path).as_posix()).split('/')
+    files = [str(path)] if path.is_file() else [f for o in folders for f in _files(o, photo_suffixes|{'.gz'})]
+    above = len(path.as_posix().rstrip('/'))+1
+    def name(f): return unicodedata.normalize('NFC', f.replace(os.sep, '/')[above:]) or '.'
     try:
-        stats = [(f, f.stat()) for f in sorted(files, key=parts)]   # with capitals first on Windows, too
-        listing = tuple((f, '/'.join(parts(f)), o.st_size, o.st_mtime_ns, o.st_ctime_ns, o.st_ino) for f,o in stats)
+        stats = [(name(f), f, os.stat(f)) for f in files]
+        stats.sort(key=lambda o: o[0].split('/'))   # with capitals first on Windows, too
+        listing = tuple((*o, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for *o,s in stats)
         newest = max((t for o in listing for t in o[3:5]), default=0)
         settled = os.name!='nt' and newest < time.time_ns()-5e9   # Windows does not note when a file was changed
         return (_hash_of if settled else _hash_of.__wrapped__)(listing)
