@@ -67,7 +67,7 @@ breaks = dict(truncated=truncated, text=text, empty=empty, checksum=png_with_a_b
 
 @pytest.mark.parametrize('kind, workers', [*((o,0) for o in breaks), ('truncated',2)])
 def test_a_broken_file_is_named(tmp_path, monkeypatch, kind, workers):
-    monkeypatch.setattr(data, 'n_workers', lambda n: workers)
+    monkeypatch.setattr(data, 'n_workers', lambda *_: workers)
     path = photo_set(tmp_path/'set')
     bad = path/'train'/'dog'/'bad.jpg'
     breaks[kind](bad)
