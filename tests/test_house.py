@@ -1,5 +1,5 @@
 "The house: imports run down only, nothing goes in a circle, no room is too large, and the public names are the documented ones"
-import ast, json, os, re, shutil, subprocess
+import ast, json, os, re, runpy, shutil, subprocess, sys, tarfile, zipfile
 from pathlib import Path
 import pytest
 
@@ -229,3 +229,39 @@ def test_each_requirement_has_a_lower_bound():
     assert all(any(o.operator=='>=' for o in s) for s in reqs.values())
     assert not reqs['typer'].contains('0.12.5')   # nor any that does not go with a newer click
     assert not reqs['typer'].contains('0.15.3') and reqs['typer'].contains('0.16.0')
+
+def test_links_of_the_readme_hold_on_pypi(monkeypatch):
+    "Each goes to a file of the repository, and to the same one as in the README"
+    made = {}
+    monkeypatch.chdir(top)
+    monkeypatch.setattr('setuptools.setup', lambda **kwargs: made.update(kwargs))
+    runpy.run_path('setup.py')
+    text,link = made['long_description'],re.compile(r'\]\(([^)\s]+)\)')
+    before = [o for o in link.findall((top/'README.md').read_text(encoding='utf-8')) if not o.startswith('#')]
+    after = [o for o in link.findall(text) if not o.startswith('#')]
+    assert len(before)==len(after)>20 and all(o.startswith('https://') for o in after)
+    for a,b in zip(before, after):
+        assert b==(a if a.startswith('https://') else f'{made["url"]}/blob/main/{a}')
+        if a!=b: assert (top/a.partition('#')[0]).exists(), a
+
+@in_git
+def test_the_package(tmp_path):
+    "The source has what pip needs, and no tests without what they need; the wheel installs, and runs from there"
+    for o in git('ls-files').stdout.splitlines():
+        if o.startswith(('nbs/','results/')): continue
+        (tmp_path/o).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(top/o, tmp_path/o)
+    env = {k:v for k,v in os.environ.items() if k!='PYTHONPATH'}
+    build = [sys.executable,'-W','ignore','setup.py','-q','sdist','bdist_wheel']
+    subprocess.run(build, cwd=tmp_path, env=env, check=True, capture_output=True)
+    source, = (tmp_path/'dist').glob('*.tar.gz')
+    names = {o.partition('/')[2] for o in tarfile.open(source).getnames()}
+    assert {'setup.py','settings.ini','README.md','LICENSE','pyproject.toml','resnet_course/kit/files.py'} <= names
+    assert not [o for o in names if o.startswith(('tests','nbs','.ci')) or '__pycache__' in o]
+    wheel, = (tmp_path/'dist').glob('*.whl')
+    zipfile.ZipFile(wheel).extractall(tmp_path/'there')
+    there = {str(o.relative_to(tmp_path/'there')) for o in (tmp_path/'there').rglob('*.py')}
+    assert there=={o for o in git('ls-files','resnet_course').stdout.splitlines() if o.endswith('.py')}
+    p = subprocess.run([sys.executable,'-m','resnet_course','--help'], cwd=tmp_path/'there', env=env,
+                       capture_output=True, text=True)
+    assert p.returncode==0 and 'ladder' in p.stdout, p.stderr
