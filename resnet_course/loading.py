@@ -111,7 +111,7 @@ def cached_photos(
     folder:Path=None, # where caches are kept; None: in fastai's data folder
 ) -> PhotoCache: # or `PhotoFiles`, where there is no room for a cache
     "The photos of `path` from a cache, which is built if there is none that fits"
-    path = Path(path)
+    path,files = Path(path),L(files).map(Path)
     names = [f.relative_to(path).as_posix() for f in files]
     about = dict(presize=presize, fingerprint=fingerprint(path), names=names)
     key = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]   # folders of one name have caches of their own

@@ -83,7 +83,7 @@ def test_stopped_three_times(drawn, whole):
     assert outcome(learn, rec)=={k:v for k,v in whole.items() if k!='rec'}
 
 def test_stopped_with_workers(drawn, monkeypatch):
-    monkeypatch.setattr('resnet_course.data.n_workers', lambda n: 2)
+    monkeypatch.setattr('resnet_course.data.n_workers', lambda *_: 2)
     expected = outcome(*run(drawn, epochs=2))
     with pytest.raises(KeyboardInterrupt): run(drawn, CtrlC('before_batch',0,2), epochs=2)
     assert outcome(*run(drawn, epochs=2, resume=True))==expected

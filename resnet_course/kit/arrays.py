@@ -61,7 +61,7 @@ def load_arrays(
         raise CourseError(f"{path}: no images in train/<class>/ and test/<class>/ (or val/); put them in that layout")
     vocab = sorted({c for c,*_ in splits[0]})
     if extra:={c for c,*_ in splits[1]} - set(vocab):
-        raise CourseError(f"{path}: no folder in train for {', '.join(sorted(extra))}; add it, or remove the others")
+        raise CourseError(f"{path}: no photos in train for {', '.join(sorted(extra))}; add some, or remove the others")
     res,shape = [],None
     for files in splits:
         xs = [_pixels(opener, grey, path/name) for _,name,opener in files]
@@ -113,11 +113,11 @@ class Pictures:
         if items and all(isinstance(o, tuple) for o in items):
             x,y = map(torch.stack, zip(*items))
             return Pictures(x, y if with_labels else None, self.vocab)
-        if with_labels: raise CourseError("these photos have no labels: leave out `with_labels`, or give items of the set")
+        if with_labels: raise CourseError("photos have no labels here: leave out `with_labels`, or give items of the set")
         c,h,w = self.x.shape[1:]
         xs = [_pixels(TensorImage(o) if isinstance(o, Tensor) else o, c==1) for o in items]
         if odd:=first(x.shape for x in xs if x.shape!=(c,h,w)):
-            raise CourseError(f"these loaders take pictures of {h} by {w} pixels, and one has {odd[1]} by {odd[2]}: resize it")
+            raise CourseError(f"the pictures of this set have {h} by {w} pixels, and one has {odd[1]} by {odd[2]}: resize it")
         return Pictures(torch.from_numpy(np.stack(xs)), None, self.vocab)
 
     @contextmanager

@@ -22,13 +22,13 @@ def _to_bytes(x:np.ndarray, bits=None) -> np.ndarray:
     if x.dtype==bool: return x*np.uint8(255)
     if x.dtype.kind not in 'iuf' or not x.size: raise ValueError(f'{x.size} values of the type {x.dtype}')
     low,high,white = x.min(),x.max(),None
-    if not 0<=low<=high<np.inf: raise ValueError(f'its values run from {low:g} to {high:g}, and black is 0')
+    if not 0<=low<=high<np.inf: raise ValueError(f'its values run from {low:g} to {high:g}, not up from 0: save it with 8 bits')
 
     if x.dtype.kind=='u' and x.itemsize==2: bits = bits or 16
     if bits: white = 2**bits-1
     elif high==0 or high<=1 and x.dtype.kind=='f': white = 1
     else: white = first(o for o in (255,65535) if o/2<high<=o)   # this value needs all 8 bits, or all 16
-    if not white: raise ValueError(f'its values run from {low:g} to {high:g}, and which is white? save it with 8 bits')
+    if white is None: raise ValueError(f'its values run from {low:g} to {high:g}: which is white? save it with 8 bits')
     return (x.astype(np.float32)*(255/white)).round().clip(0,255).astype(np.uint8)
 
 def _from_array(x) -> Image.Image:
@@ -108,8 +108,8 @@ class Photo(PILImage):
 
 # %% ../../nbs/kit/photos.ipynb #f72ceda9
 photo_suffixes = frozenset("""
-    .apng .avif .avifs .bmp .dib .gif .heic .heif .hif .ico .j2k .jfif .jp2 .jpe .jpeg .jpf .jpg .jpx .jxl .mpo .pbm .pcx
-    .pgm .png .pnm .ppm .psd .qoi .ras .rgb .sgi .tga .tif .tiff .webp""".split())
+    .apng .avif .avifs .bmp .dib .gif .heic .heif .hif .ico .j2k .jfif .jp2 .jpe .jpeg .jpf .jpg .jpx .jxl .mpo .pbm
+    .pcx .pgm .png .pnm .ppm .psd .qoi .ras .rgb .sgi .tga .tif .tiff .webp""".split())
 
 def _refuse(path, e):
     "Raises the `CourseError` about a folder or link that `e` was raised at"
@@ -178,7 +178,8 @@ def decode_photo(
             x = decode_image(torch.frombuffer(bytearray(data), dtype=torch.uint8))
             if len(x) in (1,3):
                 x = np.ascontiguousarray(x.expand(3,-1,-1).permute(1,2,0).numpy())
-                turn = _turn(Image.open(io.BytesIO(data)))
+                tagged = b'Exif' in data or b'tiff:Orientation' in data   # Pillow says it, for one answer to all
+                turn = _turn(Image.open(io.BytesIO(data))) if tagged else None
                 return x if turn is None else np.array(Image.fromarray(x).transpose(turn))
     return np.array(read_photo(photo))
 
@@ -215,7 +216,7 @@ def _check_classes(path, train, val):
     extra = [c for c in val if c not in train]
     for c in extra:
         if near:=difflib.get_close_matches(c, [o for o in train if o not in val], 1):
-            raise CourseError(f"{path/'val'}: no folder in train for {ascii(c)}, which has {ascii(near[0])}; "
+            raise CourseError(f"{path/'val'}: no folder in train for {ascii(c)}, but one for {ascii(near[0])}; "
                               "if they are one class, rename one of them")
     if extra:
         raise CourseError(f"{path/'val'}: no folder in train for {', '.join(extra)}; "
@@ -227,7 +228,7 @@ def _photos_of_split(path, split):
     if not os.path.lexists(path/split): return {}
     here,deep = partition(photo_files(path/split, None), lambda f: f.parent.parent==path/split)
     photos,other = partition(here, lambda f: f.suffix.lower() in photo_suffixes)
-    deep = [f for f in deep if f.suffix.lower() in photo_suffixes and f.parent!=path/split]
+    deep = [f for f in deep if f.suffix.lower() in photo_suffixes]
     if deep: print(f"{len(deep)} photos are left out: they are not directly in {split}/<class>/, such as {deep[0]}")
     if other: print(f"{len(other)} files in {split}/<class>/ are left out: they end unlike photos, such as {other[0]}")
     return dict(sorted(groupby(photos, class_of).items()))
@@ -246,7 +247,7 @@ def photos_by_class(
     for folder in sorted(o for o in (path/'train').iterdir() if o.is_dir() and not o.name.startswith('.')):
         c = class_of(folder/'photo')
         if c in found['val'] and c not in found['train']:
-            raise CourseError(f"{folder} holds no photos, and {path/'val'/c} does; add some there, or remove it from val")
+            raise CourseError(f"{folder} holds no photos, and {path/'val'/c} does; add some, or remove it from val")
         if c not in found['train']: print(f"{folder} holds no photos, so it is no class")
     _check_classes(path, **found)
     return found
