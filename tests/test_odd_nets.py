@@ -12,7 +12,7 @@ from resnet_course.resnet import resnet18
 from resnet_course.degradation import cifar_resnet
 from resnet_course.ingredients import Averaged, kept
 from resnet_course.speed import speed_up
-from resnet_course.landscape import filter_direction, fold_norms, surface
+from resnet_course.landscape import filter_direction, fold_norms, plot_surfaces, surface
 from resnet_course.interpret import class_maps
 from conftest import one_line, randomise_bn, tiny_learner
 
@@ -201,7 +201,7 @@ def test_costs_of_any_net(name):
     assert costs.macs.sum()==total or name==elsewhere
     layers = dict(net.named_modules())
     assert all(n>0 for n in costs.params) and set(costs.name)<=set(layers)
-    with suppress(AttributeError): shapes(net, 3, 40, 40)   # a part may hand out more than a tensor
+    shapes(net, 3, 40, 40)
     assert everything(net)==before
 
 def test_an_average_costs_what_its_net_does():
@@ -295,6 +295,8 @@ def test_shapes_follow_the_net():
     assert shapes(nn.Sequential(a, nn.MaxPool2d(2), a), 3, 8, 8).out_shape.tolist()==[(1,3,8,8), (1,3,4,4), (1,3,4,4)]
     net = Own(lambda s,x: s.b(s.a(x)[:,:1]), b=nn.Conv2d(1, 5, 3), a=conv())
     assert shapes(net, 3, 8, 8).out_shape.to_dict()=={'a':(1,3,8,8), 'b':(1,5,6,6)}
+    net = nn.Sequential(zoo['conv_handed_out'](), Own(lambda s,x: dict(y=x[0], n=2)))
+    assert shapes(net, 3, 8, 8).out_shape.tolist()==[[(1,3,8,8)]*2, {'y':(1,3,8,8), 'n':()}]
 
 # --- timing -------------------------------------------------------------------------------------------------------
 def test_a_measured_step_is_no_training_step():
@@ -416,6 +418,16 @@ def test_surfaces_of_odd_nets(name):
             for p,d in zip(at.parameters(), direction): p += t*d
             at = at if name!='kept_for_later' else copied(at)
             assert np.isclose(F.cross_entropy(at(x), torch.arange(8)%4).item(), loss, rtol=1e-3)
+
+def drawn_surface(losses): return dict(model='m', surface=dict(losses=losses, xs=[-1,0,1], ys=[0,1]))
+
+def test_plots_of_odd_losses():
+    "A net that is perfect somewhere and diverges elsewhere can be drawn, and what is not yet there is said"
+    fig = plot_surfaces([drawn_surface([[0.,1.,np.nan], [np.inf,2.,100.]])], top=10)
+    fig.canvas.draw()
+    assert fig.axes[0].collections[0].zmax==10
+    with pytest.raises(Exception) as err: plot_surfaces([drawn_surface([[0.,1.,2.], [3.,None,None]])])
+    assert one_line(err, 'm is not complete', '`surface` again')
 
 def test_directions_of_any_number_format():
     w = nn.ParameterList([torch.randn(4,3,2,2), torch.randn(4,3).double(), torch.randn(2,3,dtype=torch.complex64), torch.zeros(2,2)])

@@ -81,9 +81,14 @@ def layer_costs(
     return pd.DataFrame(rows, columns=['name','kind','in_shape','out_shape','params','macs'])
 
 # %% ../../nbs/kit/costs.ipynb #3d15c25d
+def _shape(o):
+    "The shape of a tensor, or those of the tensors in a list or dict"
+    if isinstance(o, dict): return {k:_shape(v) for k,v in o.items()}
+    return [_shape(v) for v in o] if is_listy(o) else tuple(getattr(o, 'shape', ()))
+
 def shapes(net, *size):
     "Name, kind and output shape of each part of `net`, as it calls them for one image of this `size`"
     rows,names = [],{m:n for n,m in net.named_children()}
-    def note(m, inp, out): rows.append((names[m], type(m).__name__, tuple(out.shape)))
+    def note(m, inp, out): rows.append((names[m], type(m).__name__, _shape(out)))
     with evaluating(net), Hooks(names, note, detach=False): net(_image(net, *size))
     return pd.DataFrame(rows, columns=['name','layer','out_shape']).set_index('name')
