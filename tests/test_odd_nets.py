@@ -13,7 +13,7 @@ from resnet_course.degradation import cifar_resnet
 from resnet_course.ingredients import Averaged, kept
 from resnet_course.speed import speed_up
 from resnet_course.landscape import filter_direction, fold_norms, plot_surfaces, surface
-from resnet_course.interpret import class_maps
+from resnet_course.interpret import accuracy_by_size, class_maps
 from conftest import one_line, randomise_bn, tiny_learner
 
 # --- the zoo ------------------------------------------------------------------------------------------------------
@@ -100,6 +100,7 @@ zoo = dict(
     norm_sometimes=lambda: own(lambda s,x: s.b(s.a(x)) if x.mean()>0 else s.a(x)),
     norm_by_size=lambda: own(lambda s,x: s.b(s.a(x)) if x.shape[-1]>44 else s.a(x)),
     norm_optional=Optional, kept_for_later=Later,
+    by_keyword=lambda: own(lambda s,x: s.b(input=s.a(input=x))),
     conv_in_a_function=lambda: own(lambda s,x: s.b(F.relu(s.a(x)))),
     parts_by_hand=lambda: Own(lambda s,x: s.c[1](s.c[0](x)) + s.c[0](x), c=nn.Sequential(*pair())),
     module_list=lambda: Own(lambda s,x: s.c[1](s.c[0](x)), c=nn.ModuleList(pair())),
@@ -269,6 +270,12 @@ def test_each_part_keeps_its_mode_after_an_error():
                  lambda: class_maps(net, torch.zeros(1,3,8,8)), lambda: step_seconds(net, torch.zeros(2,3,8,8))):
         with pytest.raises(RuntimeError): look()
         assert everything(net)[0]==before[0]
+
+def test_no_hook_is_left_where_one_is_refused():
+    "TorchScript takes none"
+    net = nn.Sequential(conv(), torch.jit.script(nn.ReLU()))
+    with pytest.raises(RuntimeError): shapes(net, 3, 8, 8)
+    assert not net[0]._forward_hooks and len(layer_costs(net, 8))==1
 
 class Merged(nn.Linear):
     "As LoRA does it: merged when it evaluates, apart when it trains"
@@ -447,7 +454,7 @@ def squeezed():
     pool = nn.AdaptiveAvgPool2d((1,1))
     return Own(lambda s,x: s.fc(s.pool(x*s.gate(s.pool(x:=s.conv(x)).flatten(1))[...,None,None].sigmoid()).flatten(1)),
                pool=pool, conv=conv(), gate=nn.Linear(3,3), fc=nn.Linear(3,4))
-mapped = dict(repeated=repeated, squeezed=squeezed, parts_in_another_order=lambda: Own(
+mapped = dict(repeated=repeated, by_keyword=lambda: Own(lambda s,x: s.fc(input=s.pool(input=x).flatten(1)), pool=nn.AdaptiveAvgPool2d(1), fc=nn.Linear(3,4)), squeezed=squeezed, parts_in_another_order=lambda: Own(
         lambda s,x: s.fc(s.drop(s.pool(s.body(x)).flatten(1))), fc=nn.Linear(3,4), pool=nn.AdaptiveAvgPool2d(1), body=conv(), drop=nn.Dropout()),
     torchvision=lambda: models.resnet18(num_classes=4), average=averaged_net, frozen=lambda: resnet18(4).requires_grad_(False),
     bf16=lambda: cifar_resnet(8).bfloat16(), double=lambda: cifar_resnet(8).double(), sped_up=lambda: speed_up(resnet18(4)),
@@ -481,3 +488,13 @@ def test_heads_that_have_no_maps(name):
     before = everything(net)
     with pytest.raises(Exception) as err: class_maps(net, torch.randn(2,3,16,16))
     assert one_line(err, 'it must end in AdaptiveAvgPool2d(1), Flatten, Linear, with nothing else') and everything(net)==before
+
+@pytest.mark.parametrize('size', [24.5, 0, -1, '24', None])
+def test_sizes_that_are_none(size, drawn):
+    "It is said before the first picture"
+    learn = tiny_learner(drawn)
+    with pytest.raises(Exception) as err: accuracy_by_size(learn, [24,size], ())
+    assert one_line(err, f'{size} is no size')
+
+def test_sizes_from_numpy(drawn):
+    assert accuracy_by_size(tiny_learner(drawn), np.array([16,24])).index.tolist()==[16,24]
