@@ -6,9 +6,10 @@
 __all__ = ['sizes_experiment', 'class_maps', 'show_map', 'accuracy_by_size']
 
 # %% ../nbs/17_interpret.ipynb #6a598d02
+from numbers import Integral
 from fastai.vision.all import *
 from .kit.files import CourseError
-from .kit.costs import evaluating
+from .kit.costs import evaluating, watching
 from .training import Experiment
 from .resnet import resnet18
 from .loading import cached_chapter_data, cached_data
@@ -20,7 +21,7 @@ def _is_head(pool, grid, head, score):
     if not (isinstance(pool, nn.AdaptiveAvgPool2d) and pool.output_size in (1,(1,1)) and isinstance(head, nn.Linear)
             and isinstance(score, Tensor) and head.in_features==grid.shape[1]): return False
     want = F.linear(F.adaptive_avg_pool2d(grid, 1).flatten(1), head.weight, head.bias)
-    return want.shape==score.shape and (score.is_meta or torch.allclose(want, score, 1e-3, 1e-5, equal_nan=True))
+    return want.shape==score.shape and (score.is_meta or torch.allclose(want.to(score), score, 1e-3, 1e-5, equal_nan=True))
 
 def class_maps(
     model:nn.Module, # whose last layers are average pooling, flattening and a linear layer
@@ -28,10 +29,11 @@ def class_maps(
 ) -> Tensor: # (bs, n_out, gh, gw), for a last grid of gh by gw
     "What each place adds to each score: their mean plus the bias is the score. Raises `CourseError` for another head"
     net,calls = kept(model),[]
-    def note(m, inp, out): calls.append((m, inp[0]))
+    def note(m, x, out): calls.append((m, x))
     watched = [m for m in net.modules() if isinstance(m, (nn.AdaptiveAvgPool2d,nn.Linear))]
+    possible = len({isinstance(m, nn.Linear) for m in watched})==2   # else it is not asked
     with evaluating(net):
-        with Hooks(watched, note, detach=False): score = net(x)
+        with watching(watched, note): score = net(x) if possible else None
         (pool,grid),(head,_) = [(None,None)]*2 if len(calls)<2 else calls[-2:]
         if _is_head(pool, grid, head, score): return torch.einsum('oc,bchw->bohw', head.weight, grid)
 
@@ -70,7 +72,10 @@ def accuracy_by_size(
     dl:DataLoader=None, # images, best at least as large; None: those that `learn` validates on
 ) -> pd.DataFrame: # index size; columns accuracy, loss
     "How well the net does on the same images at each size. Raises `CourseError` for a net that does not take one"
-    rows = {}
+    rows,sizes = {},list(sizes)
+    for size in sizes:
+        if not isinstance(size, Integral) or size<1:
+            raise CourseError(f"{size} is no size: the side of an image is a whole number of pixels")
     for size in sizes:
         try: preds,targs,losses = learn.get_preds(dl=dl, with_loss=True, cbs=_Resized(size))
         except RuntimeError as e:

@@ -60,8 +60,9 @@ def _can_fold(conv, norm, read):
 def _pairs(model):
     "The names of the convolutions and norms of `model`, evaluating, of which each feeds the other and nothing else"
     model,tracer = copied(model).eval(),_Follow()   # a forward may leave something behind
-    optional = [o for o in inspect.signature(model.forward).parameters.values() if o.default is not o.empty]
-    try: nodes = [] if optional else tracer.trace(model).nodes   # another argument may be another way
+    try:
+        optional = [o for o in inspect.signature(model.forward).parameters.values() if o.default is not o.empty]
+        nodes = [] if optional else tracer.trace(model).nodes   # another argument may be another way
     except Exception: return []   # of the net's own code: it asks an input for its values, say
     if any(isinstance(v, torch.fx.Proxy) for m in model.modules() for v in vars(m).values()): return []   # kept for later
     calls = defaultdict(list)   # of each module
@@ -192,9 +193,11 @@ def plot_surfaces(
     records:list, # from `surface`
     top:float=10., # higher losses are drawn as this
 ): # the figure
-    "Contour lines and a 3-d picture of each record's surface, all on one scale"
+    "Contour lines and a 3-d picture of each record's surface, all on one scale. Raises `CourseError` if one is not complete"
     n = len(records)
-    zs = [np.clip(r['surface']['losses'], None, top) for r in records]
+    missing = [r.get('model') for r in records if None in sum(r['surface']['losses'], [])]
+    if missing: raise CourseError(f"the surface of {missing[0]} is not complete: call `surface` again, it goes on from there")
+    zs = [np.nan_to_num(r['surface']['losses'], nan=top).clip(1e-6, top) for r in records]   # not a number: it diverged
     norm = LogNorm(min(z.min() for z in zs), top)
     side = min(3.5, 10/n)
     fig = plt.figure(figsize=(side*n, 2*side), layout='constrained')

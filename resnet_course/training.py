@@ -59,6 +59,18 @@ def get_learner(
     raise CourseError(f"precision '{precision}' does not work on {device.type}: use 'fp32'"
                       + " or 'bf16'"*(device.type=='cpu'))
 
+# %% ../nbs/02_training.ipynb #c0ffee02
+def _check_top_k(inp, targ, k):
+    if inp.ndim!=2 or targ.shape!=inp.shape[:1] or targ.is_floating_point():
+        raise CourseError(f"top-k accuracy takes scores (bs, c) and class numbers (bs,), not {tuple(inp.shape)} and "
+                          f"{tuple(targ.shape)} of {targ.dtype}: for one-hot targets pass `targ.argmax(1)`")
+    if not len(targ): raise CourseError("top-k accuracy of no rows is not defined: leave an empty batch out")
+    low,high = targ.min().item(),targ.max().item()
+    if low<0 or high>=inp.shape[1]:
+        raise CourseError(f"class {low if low<0 else high} is none of the {inp.shape[1]} that have scores, which are "
+                          f"numbered from 0 to {inp.shape[1]-1}")
+    if k<1 or k!=int(k): raise CourseError(f"k is {k}: it is a number of guesses, 1 or more")
+
 # %% ../nbs/02_training.ipynb #ac10d1ed
 def top_k_accuracy(
     inp:Tensor, # (bs, c) scores
@@ -71,18 +83,6 @@ def top_k_accuracy(
     right = inp.gather(1, targ.long()[:,None])
     higher = (~(inp<=right)).sum(1)   # not `inp>right`: nan counts as higher than any
     return ((higher<k) & ~right[:,0].isnan()).float().mean()
-
-# %% ../nbs/02_training.ipynb #c0ffee02
-def _check_top_k(inp, targ, k):
-    if inp.ndim!=2 or targ.shape!=inp.shape[:1] or targ.is_floating_point():
-        raise CourseError(f"top-k accuracy takes scores (bs, c) and class numbers (bs,), not {tuple(inp.shape)} and "
-                          f"{tuple(targ.shape)} of {targ.dtype}: for one-hot targets pass `targ.argmax(1)`")
-    if not len(targ): raise CourseError("top-k accuracy of no rows is not defined: leave an empty batch out")
-    low,high = targ.min().item(),targ.max().item()
-    if low<0 or high>=inp.shape[1]:
-        raise CourseError(f"class {low if low<0 else high} is none of the {inp.shape[1]} that have scores, which are "
-                          f"numbered from 0 to {inp.shape[1]-1}")
-    if k<1 or k!=int(k): raise CourseError(f"k is {k}: it is a number of guesses, 1 or more")
 
 # %% ../nbs/02_training.ipynb #9e21b78e
 def fit_or_show(

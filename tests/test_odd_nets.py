@@ -12,8 +12,8 @@ from resnet_course.resnet import resnet18
 from resnet_course.degradation import cifar_resnet
 from resnet_course.ingredients import Averaged, kept
 from resnet_course.speed import speed_up
-from resnet_course.landscape import filter_direction, fold_norms, surface
-from resnet_course.interpret import class_maps
+from resnet_course.landscape import filter_direction, fold_norms, plot_surfaces, surface
+from resnet_course.interpret import accuracy_by_size, class_maps
 from conftest import one_line, randomise_bn, tiny_learner
 
 # --- the zoo ------------------------------------------------------------------------------------------------------
@@ -100,6 +100,7 @@ zoo = dict(
     norm_sometimes=lambda: own(lambda s,x: s.b(s.a(x)) if x.mean()>0 else s.a(x)),
     norm_by_size=lambda: own(lambda s,x: s.b(s.a(x)) if x.shape[-1]>44 else s.a(x)),
     norm_optional=Optional, kept_for_later=Later,
+    by_keyword=lambda: own(lambda s,x: s.b(input=s.a(input=x))),
     conv_in_a_function=lambda: own(lambda s,x: s.b(F.relu(s.a(x)))),
     parts_by_hand=lambda: Own(lambda s,x: s.c[1](s.c[0](x)) + s.c[0](x), c=nn.Sequential(*pair())),
     module_list=lambda: Own(lambda s,x: s.c[1](s.c[0](x)), c=nn.ModuleList(pair())),
@@ -201,7 +202,7 @@ def test_costs_of_any_net(name):
     assert costs.macs.sum()==total or name==elsewhere
     layers = dict(net.named_modules())
     assert all(n>0 for n in costs.params) and set(costs.name)<=set(layers)
-    with suppress(AttributeError): shapes(net, 3, 40, 40)   # a part may hand out more than a tensor
+    shapes(net, 3, 40, 40)
     assert everything(net)==before
 
 def test_an_average_costs_what_its_net_does():
@@ -270,6 +271,12 @@ def test_each_part_keeps_its_mode_after_an_error():
         with pytest.raises(RuntimeError): look()
         assert everything(net)[0]==before[0]
 
+def test_no_hook_is_left_where_one_is_refused():
+    "TorchScript takes none"
+    net = nn.Sequential(conv(), torch.jit.script(nn.ReLU()))
+    with pytest.raises(RuntimeError): shapes(net, 3, 8, 8)
+    assert not net[0]._forward_hooks and len(layer_costs(net, 8))==1
+
 class Merged(nn.Linear):
     "As LoRA does it: merged when it evaluates, apart when it trains"
     merged = False
@@ -295,6 +302,8 @@ def test_shapes_follow_the_net():
     assert shapes(nn.Sequential(a, nn.MaxPool2d(2), a), 3, 8, 8).out_shape.tolist()==[(1,3,8,8), (1,3,4,4), (1,3,4,4)]
     net = Own(lambda s,x: s.b(s.a(x)[:,:1]), b=nn.Conv2d(1, 5, 3), a=conv())
     assert shapes(net, 3, 8, 8).out_shape.to_dict()=={'a':(1,3,8,8), 'b':(1,5,6,6)}
+    net = nn.Sequential(zoo['conv_handed_out'](), Own(lambda s,x: dict(y=x[0], n=2)))
+    assert shapes(net, 3, 8, 8).out_shape.tolist()==[[(1,3,8,8)]*2, {'y':(1,3,8,8), 'n':()}]
 
 # --- timing -------------------------------------------------------------------------------------------------------
 def test_a_measured_step_is_no_training_step():
@@ -419,6 +428,16 @@ def test_surfaces_of_odd_nets(name):
             at = at if name!='kept_for_later' else copied(at)
             assert np.isclose(F.cross_entropy(at(x), torch.arange(8)%4).item(), loss, rtol=1e-3)
 
+def drawn_surface(losses): return dict(model='m', surface=dict(losses=losses, xs=[-1,0,1], ys=[0,1]))
+
+def test_plots_of_odd_losses():
+    "A net that is perfect somewhere and diverges elsewhere can be drawn, and what is not yet there is said"
+    fig = plot_surfaces([drawn_surface([[0.,1.,np.nan], [np.inf,2.,100.]])], top=10)
+    fig.canvas.draw()
+    assert fig.axes[0].collections[0].zmax==10
+    with pytest.raises(Exception) as err: plot_surfaces([drawn_surface([[0.,1.,2.], [3.,None,None]])])
+    assert one_line(err, 'm is not complete', '`surface` again')
+
 def test_directions_of_any_number_format():
     w = nn.ParameterList([torch.randn(4,3,2,2), torch.randn(4,3).double(), torch.randn(2,3,dtype=torch.complex64), torch.zeros(2,2)])
     w.append(nn.Parameter(torch.ones(2,2).byte(), requires_grad=False))
@@ -437,10 +456,11 @@ def squeezed():
     pool = nn.AdaptiveAvgPool2d((1,1))
     return Own(lambda s,x: s.fc(s.pool(x*s.gate(s.pool(x:=s.conv(x)).flatten(1))[...,None,None].sigmoid()).flatten(1)),
                pool=pool, conv=conv(), gate=nn.Linear(3,3), fc=nn.Linear(3,4))
-mapped = dict(repeated=repeated, squeezed=squeezed, parts_in_another_order=lambda: Own(
+mapped = dict(repeated=repeated, by_keyword=lambda: Own(lambda s,x: s.fc(input=s.pool(input=x).flatten(1)), pool=nn.AdaptiveAvgPool2d(1), fc=nn.Linear(3,4)), squeezed=squeezed, parts_in_another_order=lambda: Own(
         lambda s,x: s.fc(s.drop(s.pool(s.body(x)).flatten(1))), fc=nn.Linear(3,4), pool=nn.AdaptiveAvgPool2d(1), body=conv(), drop=nn.Dropout()),
     torchvision=lambda: models.resnet18(num_classes=4), average=averaged_net, frozen=lambda: resnet18(4).requires_grad_(False),
-    bf16=lambda: cifar_resnet(8).bfloat16(), double=lambda: cifar_resnet(8).double(), sped_up=lambda: speed_up(resnet18(4)),
+    bf16=lambda: cifar_resnet(8).bfloat16(), bf16_out_in_fp32=lambda: Own(lambda s,x: s.m(x).float(), m=cifar_resnet(8).bfloat16()),
+    double=lambda: cifar_resnet(8).double(), sped_up=lambda: speed_up(resnet18(4)),
     without_bias=lambda: nn.Sequential(conv(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3,4,bias=False)),
     changed_after_relu=lambda: changed(lambda m: m[0].register_forward_hook(lambda m,i,o: o+1), repeated()))
 
@@ -458,7 +478,7 @@ def test_maps_of_odd_nets_add_up_to_the_score(name, mode):
     if name=='average': bias = net.average[-1].bias
     with torch.no_grad(): score = net.eval()(x).float()
     total = maps.float().mean((2,3)) + (0 if bias is None else bias.float())
-    assert (total-score).abs().max() <= (.03 if name=='bf16' else 1e-4)*score.abs().max()
+    assert (total-score).abs().max() <= (.03 if 'bf16' in name else 1e-4)*score.abs().max()
 
 refused = dict(scaled=lambda: Own(lambda s,x: 2*s.m(x), m=repeated()), softmax=lambda: nn.Sequential(*repeated(), nn.Softmax(1)),
     between=lambda: nn.Sequential(conv(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Tanh(), nn.Linear(3,4)),
@@ -471,3 +491,13 @@ def test_heads_that_have_no_maps(name):
     before = everything(net)
     with pytest.raises(Exception) as err: class_maps(net, torch.randn(2,3,16,16))
     assert one_line(err, 'it must end in AdaptiveAvgPool2d(1), Flatten, Linear, with nothing else') and everything(net)==before
+
+@pytest.mark.parametrize('size', [24.5, 0, -1, '24', None])
+def test_sizes_that_are_none(size, drawn):
+    "It is said before the first picture"
+    learn = tiny_learner(drawn)
+    with pytest.raises(Exception) as err: accuracy_by_size(learn, [24,size], ())
+    assert one_line(err, f'{size} is no size')
+
+def test_sizes_from_numpy(drawn):
+    assert accuracy_by_size(tiny_learner(drawn), np.array([16,24])).index.tolist()==[16,24]

@@ -37,13 +37,7 @@ def draw_flow(
         ax.text((left+right)/2, y+.04, s, ha='center', va='bottom', fontsize=9)
     return ax
 
-# %% ../../nbs/kit/drawing.ipynb #456e7d1b
-def conv_label(name, m):
-    "Kernel, channels and stride of the layer `m`, in two or three lines"
-    if not isinstance(m, nn.Conv2d): return name.split('.')[-1].replace('_','\n')
-    ks,stride = ('x'.join(map(str, o)) for o in (m.kernel_size, m.stride if len(set(m.stride))>1 else m.stride[:1]))
-    return f'{ks}\n{m.in_channels}→{m.out_channels}' + f'\nstride {stride}'*(stride!='1')
-
+# %% ../../nbs/kit/drawing.ipynb #d0a00001
 def _arms(n):
     "The last node that both terms of the sum `n` come from, and what each passes since; None if `n` is no such sum"
     terms = [o for o in n.args if isinstance(o, torch.fx.Node)]
@@ -56,7 +50,13 @@ def _arms(n):
     a,b = map(set, ways)
     if a&b: return max(a&b, key=[*n.graph.nodes].index), a-b, b-a
 
-# %% ../../nbs/kit/drawing.ipynb #c36c65e4
+# %% ../../nbs/kit/drawing.ipynb #456e7d1b
+def conv_label(name, m):
+    "Kernel, channels and stride of the layer `m`, in two or three lines"
+    if not isinstance(m, nn.Conv2d): return name.split('.')[-1].replace('_','\n')
+    ks,stride = ('x'.join(map(str, o)) for o in (m.kernel_size, m.stride if len(set(m.stride))>1 else m.stride[:1]))
+    return f'{ks}\n{m.in_channels}→{m.out_channels}' + f'\nstride {stride}'*(stride!='1')
+
 def net_flow(net, label=conv_label, kinds=(nn.Conv2d,nn.Linear,nn.MaxPool2d,nn.AvgPool2d)):
     """The boxes and skips of `net` for `draw_flow`: its layers of these `kinds`, labelled by `label(name, layer)`. Of a
     sum's two terms the one that passes fewer of them is the shortcut. Raises `CourseError` where torch.fx cannot follow"""
