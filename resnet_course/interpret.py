@@ -55,7 +55,7 @@ def show_map(
     ax.imshow(x.float().mean(0), cmap='gray', vmin=0, vmax=1)
     ax.imshow(heat.float(), cmap='RdBu_r', vmin=-top, vmax=top, alpha=.5, extent=(-.5,w-.5,h-.5,-.5),
               interpolation='bilinear')
-    ax.set_title(title, fontsize=9)
+    ax.set_title(title, fontsize=9, parse_math=False)   # a $ in a class's name is one
     ax.axis('off')
 
 # %% ../nbs/17_interpret.ipynb #b9def6d5

@@ -203,7 +203,8 @@ def plot_surfaces(
     fig = plt.figure(figsize=(side*n, 2*side), layout='constrained')
     for i,(r,z) in enumerate(zip(records, zs), 1):
         at = np.meshgrid(r['surface']['xs'], r['surface']['ys'])
-        ax = fig.add_subplot(2, n, i, title=r.get('model'), aspect='equal')
+        ax = fig.add_subplot(2, n, i, aspect='equal')
+        ax.set_title(r.get('model'), parse_math=False)
         lines = ax.contour(*at, z, np.geomspace(norm.vmin, top, 24)[:-1], norm=norm)
         ax.clabel(lines, lines.levels[::4], fmt='%.2g', fontsize=7)
         ax = fig.add_subplot(2, n, n+i, projection='3d')

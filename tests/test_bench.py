@@ -3,7 +3,7 @@ import json, sys
 import pytest, torch
 from fastai.vision.all import *
 from resnet_course import bench as benchmark
-from resnet_course.kit.results import show_table
+from resnet_course.kit.results import results, show_table
 from resnet_course.kit.timing import peak_memory
 from resnet_course.fcn import get_fcn
 from resnet_course.bench import _Pace, bench, bench_results, bench_rows, bench_targets
@@ -103,6 +103,14 @@ def test_a_part_that_fails_keeps_the_finished_ones(drawn, monkeypatch):
 def test_unknown_part():
     with pytest.raises(Exception) as e: bench('abx', out='b')
     assert one_line(e, "'x'", 'a, b, c, d, e, f') and not Path('b').exists()
+
+@pytest.mark.parametrize('read', [bench_results, results])
+def test_no_records_here(read):
+    "As where a lesson was taken out of the repository: it stops at a line that says where the records are"
+    with pytest.raises(Exception) as e: read('../results/ladder')
+    assert one_line(e, '../results/ladder', 'clone it', 'resnet_course')
+    Path('empty').mkdir()
+    assert len(read('empty'))==0
 
 def test_without_timm(drawn, monkeypatch, capsys):
     for o in ('timm','timm.data'): monkeypatch.setitem(sys.modules, o, None)
