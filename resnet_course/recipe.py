@@ -42,7 +42,7 @@ _choices = dict(
     shortcut=dict(mean=None, max_blur=max_blur_pool),
     flip=dict(random=None, alternating=AlternatingCrops), val=dict(whole=1., middle=128/152))
 
-# %% ../nbs/15_recipe.ipynb #88d4c41b
+# %% ../nbs/15_recipe.ipynb #29bf86f2
 def _check_fields(r):
     "Raises `CourseError` for a field of `r` that is of another kind, or out of its bounds; NumPy's numbers become plain"
     kinds = {str:'a word', int:'a whole number', float:'a number', bool:'True or False'}
@@ -59,6 +59,7 @@ def _check_fields(r):
     if r.min_scale is not None and not 0<r.min_scale<=1:
         raise CourseError(f"min_scale {r.min_scale}: it is a share of the photo, above 0 and at most 1")
 
+# %% ../nbs/15_recipe.ipynb #88d4c41b
 @dataclass(frozen=True)
 class Recipe:
     "How a net is trained; `dataclasses.replace` makes another of it. Raises `CourseError` for what does not exist"
