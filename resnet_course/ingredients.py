@@ -71,19 +71,20 @@ class Averaged(nn.Module):
         super().__init__()
         self.net,self.average,self.decay,self.every = net,deepcopy(net),decay,every
         self.register_buffer('steps', torch.tensor(0))
-        for m in self.average.modules():   # buffers: they are saved, but neither trained nor counted
-            for name in list(m._parameters):
-                p = m._parameters.pop(name)
-                m.register_buffer(name, None if p is None else p.detach())
+        as_buffer = {p:p.detach() for p in self.average.parameters()}   # saved, but neither trained nor counted
+        for m in self.average.modules():
+            for name in list(m._parameters): m.register_buffer(name, as_buffer.get(m._parameters.pop(name)))
     def forward(self, x): return self.net(x) if self.training else self.average(x)
+    def extra_repr(self): return f'decay={self.decay}, every={self.every}'
     @torch.no_grad()
     def update(self):
         "After each step of the optimiser"
         self.steps += 1
         if self.steps%self.every: return
-        n,new = self.steps.item(),self.net.state_dict()
+        n,new = self.steps.item(),self.net.state_dict(keep_vars=True)
         keep = min(self.decay, (1+n)/(10+n))**self.every   # TensorFlow's rule, for the first steps
-        for k,o in self.average.state_dict().items():
+        old = {o:k for k,o in self.average.state_dict(keep_vars=True).items()}   # one of two layers is there once
+        for o,k in old.items():
             if o.is_floating_point(): o.lerp_(new[k], 1-keep)
             else: o.copy_(new[k])
 

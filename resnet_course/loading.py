@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PhotoFiles', 'PhotoCache', 'build_cache', 'cache_bytes', 'cached_photos', 'random_crops', 'random_squares',
-           'center_squares', 'PhotoCrops', 'AheadDL', 'cached_data', 'cached_chapter_data']
+           'center_squares', 'PhotoCrops', 'AheadDL', 'cached_data', 'chapter_tfms', 'cached_chapter_data']
 
 # %% ../nbs/12_loading.ipynb #0d4f0377
 import errno
@@ -327,7 +327,10 @@ def cached_data(
     return dls
 
 # %% ../nbs/12_loading.ipynb #b2ff2248
+def chapter_tfms(size:int) -> list: # side of the images, in pixels
+    "The transforms of fastbook chapter 14, for batches of larger squares"
+    return aug_transforms(min_scale=.5, size=size)
+
 def cached_chapter_data(path:Path, presize:int=160, resize:int=128, bs:int=128, **kwargs) -> DataLoaders:
     "`get_data` from decoded photos, with the transforms of fastbook chapter 14; takes `cache` and `ahead` too"
-    tfms = aug_transforms(min_scale=.5, size=resize)
-    return cached_data(path, presize, presize, bs, random_squares, 0., tfms, **kwargs)
+    return cached_data(path, presize, presize, bs, random_squares, 0., chapter_tfms(resize), **kwargs)
