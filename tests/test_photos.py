@@ -201,6 +201,14 @@ def test_16_bits_for_each_channel(color):
     want = np.array(color[:3] if len(color)>2 else color[:1]*3)/257
     assert abs(np.asarray(Photo.create(png16(color)))[0,0]-want).max()<=1
 
+@pytest.mark.filterwarnings('error::UserWarning')
+def test_a_palette_with_transparency_keeps_its_colours(tmp_path):
+    im = Image.new('RGBA', (8,8), (200,60,20,128))
+    im.paste((10,200,30,0), (0,0,4,8))
+    im.quantize(4).save(f:=tmp_path/'a.png')
+    x = np.asarray(Photo.create(f))
+    assert x[0,0].tolist()==[10,200,30] and x[0,7].tolist()==[200,60,20]
+
 @pytest.mark.parametrize('kind', ['gif','png','webp','tiff','avif'])
 def test_of_several_frames_the_first_counts(tmp_path, kind):
     frames = [Image.new('RGB', (16,16), c) for c in ((250,0,0),(0,250,0))]

@@ -56,11 +56,12 @@ def _turn(im:Image.Image):
 
 def _upright(im:Image.Image) -> Image.Image:
     "An upright 8-bit RGB copy of `im`, without tags"
-    im.load()   # here Pillow turns a TIFF, and takes the tag away
-    turn,res = _turn(im),im
+    im.load()   # here Pillow turns a TIFF
+    turn,res = None if im.format=='TIFF' else _turn(im), im
     if im.mode[0] in 'IF':
         x = _to_bytes(np.asarray(im), _bits(im))
         res = Image.fromarray(255-x if getattr(im, 'tag_v2', {}).get(262)==0 else x)   # a TIFF whose 0 is white
+    if res.mode=='P' and 'transparency' in res.info: res = res.convert('RGBA')   # straight to RGB, Pillow may warn
     if res.mode[-1]=='a': res = res.convert(res.mode.upper())   # colours that are multiplied with the opacity
     res = res.convert('RGB')
     res.info = {}
