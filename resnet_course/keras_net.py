@@ -8,7 +8,7 @@ __all__ = ['signs_experiment', 'KerasBlock', 'identity_block', 'convolutional_bl
 # %% ../nbs/10_keras.ipynb #09818c9f
 from fastai.vision.all import *
 from .kit.files import CourseError
-from .kit.photos import Photo
+from .kit.photos import photo_files, Photo
 from .training import Experiment
 
 # %% ../nbs/10_keras.ipynb #1ded04e9
@@ -88,8 +88,8 @@ def signs_dls(
     signs = sorted(o.name for o in folders if o.is_dir() and not o.name.startswith('.'))[:6]
     if len(signs)<6: raise CourseError(f"{path}: {len(signs)} folders, and six signs have a folder each")
 
-    files = get_image_files(path, folders=signs).sorted()
-    fewest = min(len(get_image_files(Path(path)/o)) for o in signs)
+    by_sign = [photo_files(Path(path)/o) for o in signs]
+    files,fewest = L(by_sign).concat(),min(map(len, by_sign))
     if len(files)<60 or fewest<2:
         raise CourseError(f"{path}: {len(files)} photos of {', '.join(signs)}, of one sign {fewest}; "
                           "a tenth of them is too few: 60 in all and 2 of each are the least")
