@@ -193,10 +193,10 @@ def plot_surfaces(
     records:list, # from `surface`
     top:float=10., # higher losses are drawn as this
 ): # the figure
-    "Contour lines and a 3-d picture of each record's surface, all on one scale. Raises `CourseError` if one is not complete"
+    "Contour lines and a 3-d picture of each record's surface, on one scale. Raises `CourseError` if one is not complete"
     n = len(records)
     missing = [r.get('model') for r in records if None in sum(r['surface']['losses'], [])]
-    if missing: raise CourseError(f"the surface of {missing[0]} is not complete: call `surface` again, it goes on from there")
+    if missing: raise CourseError(f"the surface of {missing[0]} is not complete: `surface`, called again, goes on with it")
     zs = [np.nan_to_num(r['surface']['losses'], nan=top).clip(1e-6, top) for r in records]   # not a number: it diverged
     norm = LogNorm(min(z.min() for z in zs), top)
     side = min(3.5, 10/n)
