@@ -10,7 +10,7 @@ __all__ = ['plain_stem', 'BasicBlock', 'BottleneckV1', 'BottleneckB', 'resnet_la
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from fastai.vision.all import *
-from .kit.files import CourseError
+from .kit.files import CourseError, load_json
 from .resblock import ResBlock
 from .resnet import ResNet
 from .bottleneck import Bottleneck
@@ -150,20 +150,53 @@ def timm_name(
     return f'layer{stage}.{i}.{at}.{kind}'
 
 # %% ../nbs/08_classics.ipynb #8d2cf550
+def _net_of(shapes):
+    "The course's net for a state dict with timm's names; `shapes` are those of its tensors"
+    layers = [len({k.split('.')[1] for k in shapes if k.startswith(f'layer{i}.')}) or 1 for i in range(1,5)]
+    block = Bottleneck if 'layer1.0.conv3.weight' in shapes else ResBlock
+    n_out,c_in = (first(shapes.get(k, ())[i:]) for k,i in (('fc.bias',0), ('conv1.0.weight',1)))
+    return ResNet(n_out or 1000, layers, block, c_in=c_in or 3)
+
+@torch.no_grad()
+def _does_as(ref, model) -> bool:
+    "Does a copy of `model` with the weights of `ref` compute what `ref` does? In double precision, at an odd size"
+    on_meta = any(p.is_meta for p in model.parameters())   # without numbers
+    twin = (deepcopy(model).to_empty(device='cpu') if on_meta else deepcopy(model).cpu()).double()
+    x = torch.randn(4, ref.stem[0][0].in_channels, 67, 45, dtype=torch.double)
+    def outcome(net):
+        said = net.eval()(x)
+        net.train()(x)   # this moves the norms' statistics
+        return [said, *net.buffers()]
+    try:
+        twin.load_state_dict(ref.state_dict())
+        return all(torch.allclose(a, b, 1e-6) for a,b in zip(outcome(ref), outcome(twin), strict=True))
+    except (RuntimeError, ValueError): return False   # other entries, or other shapes on the way
+
 def to_timm(
     model:nn.Module # `resnet18` to `resnet152`
 ) -> dict: # from names to tensors
-    "The state dict of `model` under timm's names; that of `resnet50()` fits `timm.create_model('resnet50d')`"
-    return {timm_name(k):o.contiguous() for k,o in model.state_dict().items()}   # safetensors wants them contiguous
+    """The state dict of `model` under timm's names; that of `resnet50()` fits `timm.create_model('resnet50d')`. Raises
+    `CourseError` for a net that is not timm's, by its entries or by what it does"""
+    weights = {timm_name(k):o.contiguous() for k,o in model.state_dict().items()}   # safetensors wants them contiguous
+    with torch.random.fork_rng(devices=[]), torch.device('cpu'):
+        torch.manual_seed(0)
+        same = _does_as(randomise_bn(_net_of({k:o.shape for k,o in weights.items()})).double(), model)
+    if not same: raise CourseError("this net computes something else than timm's resnet*d with the same weights, such as "
+        "another pooling or activation: timm would load them, and predict wrongly")
+    return weights
 
 # %% ../nbs/08_classics.ipynb #bb2194bc
+_timm_names = r'resnet(18|34|50|101|152)d(\.\w+)?'
 def _timm_weights(name) -> dict:
     "The state dict behind a file or one of timm's names. Raises `CourseError` where there is none"
     if str(name).endswith('.safetensors'):
+        kind = load_json(Path(name).with_name('config.json')).get('architecture')   # timm's own folders say it
+        if kind and not re.fullmatch(_timm_names, kind):
+            raise CourseError(f"{name} is of timm's {kind}, as the config.json beside it says, and that is not of resnet*d")
         try: return load_file(name)
         except (OSError, SafetensorError) as e:
             raise CourseError(f"{name} is not a complete safetensors file ({e}): download or save it again") from None
-    if not re.fullmatch(r'resnet(18|34|50|101|152)d(\.\w+)?', str(name)):
+    if not re.fullmatch(_timm_names, str(name)):
         raise CourseError(f"{name} is no .safetensors file, and none of timm's "
                           "resnet18d, resnet34d, resnet50d, resnet101d, resnet152d")
     try:
@@ -180,12 +213,9 @@ def from_timm(
 ) -> ResNet:
     "The course's net with timm's weights. Raises `CourseError` if there are none, or they are of another net"
     weights = _timm_weights(name)
-    layers = [len({k.split('.')[1] for k in weights if k.startswith(f'layer{i}.')}) or 1 for i in range(1,5)]
-    classes = len(weights['fc.bias']) if 'fc.bias' in weights else 1000
-    model = ResNet(classes, layers, Bottleneck if 'layer1.0.conv3.weight' in weights else ResBlock)
-
-    want = {k:tuple(o.shape) for k,o in to_timm(model).items()}
     have = {k:tuple(o.shape) for k,o in weights.items()}
+    model = _net_of(have)
+    want = {timm_name(k):tuple(o.shape) for k,o in model.state_dict().items()}
     for k in want|have:
         if k.endswith('num_batches_tracked'): continue   # old files lack it; only a norm without momentum reads it
         if want.get(k)!=have.get(k):
@@ -194,5 +224,5 @@ def from_timm(
 
     names = {timm_name(k):k for k in model.state_dict()}
     model.load_state_dict({names[k]:o for k,o in weights.items()})
-    if n_out not in (None, classes): model.head[-1] = nn.Linear(model.head[-1].in_features, n_out)
+    if n_out not in (None, model.head[-1].out_features): model.head[-1] = nn.Linear(model.head[-1].in_features, n_out)
     return model

@@ -4,22 +4,25 @@
 
 # %% auto #0
 __all__ = ['course_nets', 'recipes', 'screen_factors', 'Recipe', 'recipe_from', 'resized', 'epoch_sizes', 'recipe_net',
-           'view_crops', 'recipe_data', 'recipe_learner', 'recipe', 'save_weights', 'predict_view', 'train', 'Trained',
-           'load_trained', 'factorial16', 'effects']
+           'view_crops', 'recipe_data', 'recipe_learner', 'recipe', 'save_weights', 'predict_view', 'suited', 'train',
+           'Trained', 'load_trained', 'factorial16', 'effects']
 
 # %% ../nbs/15_recipe.ipynb #feab1dcb
 from safetensors import safe_open, SafetensorError
-from safetensors.torch import save
+from safetensors.torch import load, save
 from fastai.vision.all import *
-from dataclasses import asdict, dataclass, replace   # after fastai, which has another `asdict`
-from .kit.files import check_name, CourseError, write_whole
-from .kit.photos import data_name
-from .kit.runs import command_line, measured_fit, record_file
+from dataclasses import asdict, dataclass, fields, replace   # after fastai, which has another `asdict`
+from .kit.files import check_name, CourseError, first_line, write_whole
+from .kit.identity import check_run, is_lazy, try_out
+from .kit.photos import data_name, photos_by_class, sample_card
+from .kit.runs import beside, command_line, few_steps, measured_fit, record_file
+from .data import batch_for
+from .training import check_precision
 from .fcn import get_fcn
 from .resblock import ResBlock, two_blocks
 from .resnet import resnet18, resnet34
 from .bottleneck import resnet101, resnet152, resnet50
-from .loading import (cached_chapter_data, cached_data, center_squares, PhotoCrops, PhotoFiles,
+from .loading import (cached_chapter_data, cached_data, center_squares, chapter_tfms, PhotoCrops, PhotoFiles,
                                    random_crops, random_squares)
 from .speed import fast_learner, FusedAdam
 from .ingredients import (AlternatingCrops, Averaged, blur_pool, EMA, EpochPlan, max_blur_pool, muon,
@@ -38,6 +41,23 @@ _choices = dict(
     down=dict(stride=None, avg=partial(nn.AvgPool2d, 2, ceil_mode=True), blur=blur_pool),
     shortcut=dict(mean=None, max_blur=max_blur_pool),
     flip=dict(random=None, alternating=AlternatingCrops), val=dict(whole=1., middle=128/152))
+
+# %% ../nbs/15_recipe.ipynb #29bf86f2
+def _check_fields(r):
+    "Raises `CourseError` for a field of `r` that is of another kind, or out of its bounds; NumPy's numbers become plain"
+    kinds = {str:'a word', int:'a whole number', float:'a number', bool:'True or False'}
+    for f in fields(r):
+        v = getattr(r, f.name)
+        if isinstance(v, np.generic): object.__setattr__(r, f.name, v:=v.item())
+        fits = isinstance(v, (f.type,int) if f.type is float else f.type) and (f.type is bool)==isinstance(v, bool)
+        if not fits and not (v is None and f.name in ('start_size','min_scale')):
+            raise CourseError(f"{f.name} {v!r}: it is {kinds[f.type]}")
+    if not re.fullmatch(r'[^/\\]+', r.name): raise CourseError(f"name {r.name!r}: files are called so; take one without slashes")
+    for k,top in dict(wd=math.inf, mixup=math.inf, smoothing=1, ema=1).items():
+        if not 0<=getattr(r, k)<top: raise CourseError(f"{k} {getattr(r, k)}: it is 0 or more" + f", and below {top}"*(top==1))
+    if not 0<r.lr<math.inf: raise CourseError(f"lr {r.lr}: it is above 0")
+    if r.min_scale is not None and not 0<r.min_scale<=1:
+        raise CourseError(f"min_scale {r.min_scale}: it is a share of the photo, above 0 and at most 1")
 
 # %% ../nbs/15_recipe.ipynb #88d4c41b
 @dataclass(frozen=True)
@@ -66,11 +86,13 @@ class Recipe:
     val:str='whole' # square that is validated; or 'middle', the leaderboard's, whose side is 128/152 of it
     stem_pool:bool=True # the stem's max-pool; without it all grids are twice as large
     def __post_init__(self):
+        _check_fields(self)
         for field,known in _choices.items(): check_name(field, getattr(self, field), known)
         if self.epochs<1: raise CourseError(f"{self.epochs} epochs: there is nothing to train; take 1 or more")
         if self.bs<2: raise CourseError(f"bs {self.bs}: batch norm wants 2 photos or more")
         if self.presize<1: raise CourseError(f"presize {self.presize}: it is 1 or more")
         if self.size<32: raise CourseError(f"size {self.size} is too small for these nets; take 32 or more")
+        if self.start_size is not None and self.start_size<1: raise CourseError(f"start_size {self.start_size}: it is 1 or more")
         if (self.start_size or 0)>self.size:
             raise CourseError(f"start_size {self.start_size} is above size {self.size}: images can only grow")
         if self.min_scale is None and (self.start_size or self.flip!='random'):
@@ -94,6 +116,7 @@ def epoch_sizes(r:Recipe) -> list:
     start = r.start_size or r.size
     middles = (np.arange(r.epochs)+.5)/r.epochs       # of the epochs, as shares of the training
     grown = ((middles-.5)/(.75-.5)).clip(0, 1)        # 0 for the first half, 1 for the last quarter
+    grown[-1] = 1   # of a single epoch, too
     return [r.size if o==1 else min(start + _steps_of_16(o*(r.size-start)), r.size) for o in grown]
 
 # %% ../nbs/15_recipe.ipynb #2c8c4926
@@ -110,6 +133,7 @@ def recipe_net(
             if isinstance(child, nn.MaxPool2d) and not r.stem_pool: setattr(m, name, nn.Identity())
     if pool:=_choices['down'][r.down]: pool_not_stride(net, pool)
     if pool:=_choices['shortcut'][r.shortcut]: pool_shortcuts(net, pool)
+    if is_lazy(net): try_out(net, torch.zeros(1, 3, r.size, r.size))
     return net if r.act=='ReLU' else with_activation(net, _choices['act'][r.act])
 
 # %% ../nbs/15_recipe.ipynb #5fdaf675
@@ -167,11 +191,16 @@ recipes = {o.name:o for o in [_chapter14, _5ep, _20ep, _resnet50, _tiny,
 
 def recipe(name:str) -> Recipe:
     "The recipe of that name. Raises `CourseError` where there is none"
-    check_name('recipe', name, recipes)
+    check_name('recipe', str(name), recipes)
     return recipes[name]
 
 # %% ../nbs/15_recipe.ipynb #7c3305f1
 def _kept(learn): return learn.model.average if isinstance(learn.model, Averaged) else learn.model
+
+def _packed(net, about) -> bytes:
+    "As it stands in a file. Tensors that share their memory, such as those of a layer used twice, are written twice"
+    weights = {k:o.detach().to('cpu', copy=True, memory_format=torch.contiguous_format) for k,o in net.state_dict().items()}
+    return save(weights, dict(resnet_course=json.dumps(about)))
 
 def save_weights(
     file:Path, # a .safetensors file, written entirely or not at all
@@ -179,8 +208,7 @@ def save_weights(
     **about # what else it says: recipe, classes ...
 ):
     "The net's weights, and beside them in the same file what is needed to use them"
-    weights = {k:o.detach().cpu().contiguous() for k,o in net.state_dict().items()}
-    with write_whole(file, 'wb') as f: f.write(save(weights, dict(resnet_course=json.dumps(about))))
+    with write_whole(file, 'wb') as f: f.write(_packed(net, about))
 
 def predict_view(
     learn:Learner, # from `recipe_learner`
@@ -193,16 +221,49 @@ def predict_view(
     with learn.no_bar(), learn.no_logging(): return learn.get_preds(dl=learn.dls.valid.new(ds))
 
 # %% ../nbs/15_recipe.ipynb #98ed37a6
+def _says(net, r):
+    "What a net says to one noisy picture, always the same: by this its file knows it again"
+    x = torch.randn(1, 3, r.size, r.size, generator=torch.Generator().manual_seed(0))
+    return try_out(net, x)[0].float().tolist()
+
 def _views_and_weights(r, learn, record, file):
-    "What is done with a trained net: its accuracy in each view, mirrored too, and its weights in a file"
-    seen = {val:predict_view(learn, val) for val in _choices['val']}
+    "What is done with a trained net: its weights in a file, and its accuracy in each view, mirrored too"
+    mean,std = imagenet_stats
+    save_weights(beside(file, '.safetensors'), _kept(learn), recipe=asdict(r), classes=list(learn.dls.vocab),
+        accuracy=record['accuracy'], preprocessing=dict(presize=r.presize, size=r.size, val=r.val, mean=mean, std=std),
+        says=_says(_kept(learn), r))
+    seen = {val:predict_view(learn, val) for val in _choices['val']}   # only now: the weights are safe
     probs,targs = seen[r.val]
     both = (probs + predict_view(learn, r.val, mirrored=True)[0])/2
-    mean,std = imagenet_stats
-    save_weights(file.with_suffix('.safetensors'), _kept(learn), recipe=asdict(r), classes=list(learn.dls.vocab),
-        accuracy=record['accuracy'], preprocessing=dict(presize=r.presize, size=r.size, val=r.val, mean=mean, std=std))
     views = {val:accuracy(*o).item() for val,o in seen.items()}
     return dict(record, accuracy_tta=accuracy(both, targs).item(), views=views)
+
+# %% ../nbs/15_recipe.ipynb #78c4f9a4
+def suited(
+    r:Recipe,
+    n:int, # photos to train on
+    epochs:int=None, # so many, if not None
+) -> Recipe:
+    "`r` for a small folder: batches as `run_settings` has them, and enough epochs for `few_steps`; says what it changes"
+    bs = batch_for(n, r.bs)
+    enough = max(r.epochs, math.ceil(few_steps/(n//bs)))
+    new = replace(r, bs=bs, epochs=enough if epochs is None else epochs)
+    if new!=r: print(f"{n} photos to train on are few: batches of {bs} and {new.epochs} epochs; "
+                     f"the recipe has {r.bs} and {r.epochs}")
+    return new
+
+def _check_net(r, n_out, make):
+    "Raises `CourseError` for a net that cannot be shown the recipe's images, or that cannot be saved and loaded"
+    try:
+        net = recipe_net(r, n_out, make)
+        shapes = {tuple(try_out(net, torch.zeros(2, 3, o, o)).shape) for o in {*epoch_sizes(r)}}
+        recipe_net(r, n_out, make).load_state_dict(load(_packed(net, {})))
+    except CourseError: raise
+    except Exception as e:   # the net is the user's
+        raise CourseError(f"{r.model} cannot be trained with this recipe ({type(e).__name__}: {first_line(e)})") from e
+    if shapes!={(2,n_out)}:
+        raise CourseError(f"{r.model}({n_out}) makes {first(shapes)} of two photos, and should make (2, {n_out}): "
+                          "a score for each class")
 
 # %% ../nbs/15_recipe.ipynb #4c49aab5
 def train(
@@ -217,23 +278,27 @@ def train(
     precision:str=None, # as in `fast_learner`
 ) -> dict: # the run's record
     "Train a net as a recipe says: a record (JSON) and its weights (safetensors), both named <model>-<recipe>-s<seed>"
-    path = Path(path)
-    make = model if callable(model) else None
+    if not isinstance(path, (str,Path)): raise CourseError(f"{type(path).__name__}: pass the path of a folder of photos")
+    path,make = Path(path),model if callable(model) else None
     if not isinstance(r, Recipe): raise CourseError(f"{r!r} is not a `Recipe`: pass what `recipe(name)` returns")
     if make and getattr(make, '__name__', '<lambda>')=='<lambda>':
         raise CourseError(f"{type(make).__name__}: no name for the record; pass a function or class that makes the net")
-    name = make.__name__ if make else model or r.model
-    known = recipes.get(r.name)==r
+    name,known = make.__name__ if make else model or r.model,recipes.get(r.name)==r
     if size is not None: r = resized(r, size)
     r = replace(r, model=name, epochs=r.epochs if epochs is None else epochs)
+    found = photos_by_class(path)
+    if known and not sample_card(path): r = suited(r, sum(map(len, found['train'].values())), epochs)
     file = record_file(out or Path('runs')/f'train-{data_name(path)}', name, r.name, seed)
+    check_precision(precision)
+    check_run(r.epochs, seed, file.parent)
+    _check_net(r, len(found['train']), make)
     learn = recipe_learner(path, r, seed, make, precision)
     command = command_line('train', recipe=r.name, model=name, data=data_name(path), epochs=r.epochs, size=r.size,
                            seed=seed, precision=precision)
     if make: command = f'train(path, recipe, {name}, {r.epochs}, {r.size}, {seed}, precision={precision!r})'
     elif not known: command = command_line('reproduce', file.name)
     return measured_fit(learn, r.epochs, r.lr, file, resume, _choices['schedule'][r.schedule],
-        after=partial(_views_and_weights, r), makes=[file.with_suffix('.safetensors')], model=name, recipe=r.name,
+        after=partial(_views_and_weights, r), makes=[beside(file, '.safetensors')], model=name, recipe=r.name,
         size=r.size, seed=seed, settings=asdict(r), command=command)
 
 # %% ../nbs/15_recipe.ipynb #9c8ed9d9
@@ -244,6 +309,18 @@ class Trained:
         classes:list, # their names
         recipe:Recipe, # says how the net was shown photos
     ): self.net,self.classes,self.recipe = net.eval(),list(classes),recipe
+    def batches(self,
+        items, # a list of photos, as in `predict`
+    ): # yields `xb` (bs, 3, size, size), on the net's device
+        "The photos as they were shown in validation, pixel for pixel"
+        r,rng = self.recipe,np.random.default_rng(0)
+        device = first(self.net.parameters()).device
+        size,tfms = (r.size,[]) if r.min_scale is not None else (r.presize, chapter_tfms(r.size))
+        crops = PhotoCrops(PhotoFiles(items, r.presize), range(len(items)), [0]*len(items), self.classes, size,
+                           view_crops(r.val), normalize=not tfms)
+        norm = Normalize.from_stats(*imagenet_stats, cuda=device.type!='cpu')
+        on_device = Pipeline([IntToFloatTensor(), *tfms, norm] if tfms else [], split_idx=1)
+        for b in chunked(range(len(items)), 64): yield on_device(crops.batch(b, rng)[0].to(device))
     @torch.no_grad()
     def predict(self,
         items, # a photo, or a list of them: paths, or what else fastai's `learn.predict` takes, such as a PIL image
@@ -251,12 +328,10 @@ class Trained:
         "The likeliest class of each photo. Raises `CourseError` for a file that is not a photo, or where there is none"
         items = list(items) if is_iter(items) and not isinstance(items, (np.ndarray,Tensor,bytes,str)) else [items]
         if not items: raise CourseError("there is no photo to predict: pass a path or a list of them")
-        r,rng = self.recipe,np.random.default_rng(0)
-        crops = PhotoCrops(PhotoFiles(items, r.presize), range(len(items)), [0]*len(items), self.classes, r.size,
-                           view_crops(r.val))
-        device = next(self.net.parameters()).device
-        batches = (crops.batch(b, rng)[0].to(device) for b in chunked(range(len(items)), 64))
-        probs = torch.cat([self.net(xb).softmax(1) for xb in batches])
+        for o in items:
+            if isinstance(o, (str,Path)) and Path(o).is_dir():
+                raise CourseError(f"{o} is a folder: pass its photos, such as `get_image_files('{o}')`")
+        probs = torch.cat([self.net(xb).softmax(1) for xb in self.batches(items)])
         p,i = probs.cpu().max(1)
         names = [Path(o) if isinstance(o, (str,Path)) else k for k,o in enumerate(items)]
         return pd.DataFrame({'class':[self.classes[o] for o in i], 'probability':p.numpy()}, index=names)
@@ -274,11 +349,15 @@ def load_trained(
     except FileNotFoundError: raise CourseError(f"{file}: no such file; `resnet_course train` makes one") from None
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as e:
         raise CourseError(f"{file} holds no net that `resnet_course train` has saved ({type(e).__name__})") from None
+    if model is None and r.model not in course_nets:
+        raise CourseError(f"{file} holds a net of your own, {r.model}: pass as `model` the function that made it")
     net = recipe_net(r, len(classes), model)
     try: net.load_state_dict(weights)
-    except RuntimeError:
-        raise CourseError(f"{file} holds the weights of another net than {r.model}: pass as `model` the function "
-                          "that made it") from None
+    except RuntimeError: same = False
+    else: same = np.allclose(_says(net, r), says:=about.get('says', _says(net, r)), .02, .02*max(map(abs, says)), True)
+    if not same:
+        raise CourseError(f"{file} holds the weights of another net than {getattr(model, '__name__', r.model)}: pass as "
+                          "`model` the function that made it")
     return Trained(net, classes, r)
 
 # %% ../nbs/15_recipe.ipynb #3a560045

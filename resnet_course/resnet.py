@@ -7,6 +7,7 @@ __all__ = ['resnet_stem', 'ResNet', 'resnet18', 'resnet34']
 
 # %% ../nbs/05_resnet.ipynb #6c61eb55
 from fastai.vision.all import *
+from .kit.files import CourseError
 from .resblock import ResBlock
 
 # %% ../nbs/05_resnet.ipynb #14732e36
@@ -26,7 +27,10 @@ class ResNet(nn.Sequential):
         layers, # blocks in each of the four stages
         block=ResBlock, # called with (ni, nf, stride); brings its own `expansion`
         c_in:int=3, # channels of the image
+        pretrained:bool=False, # fastai's `vision_learner` asks for it; `CourseError` if True
     ):
+        if pretrained: raise CourseError("the course's nets come without weights, so pass pretrained=False; "
+                                         "`from_timm('resnet18d', n_out)` loads timm's, for `get_learner`")
         widths = [w*block.expansion for w in (64,128,256,512)]
         stages = {}   # made first: a seed then gives the weights with which the recorded runs began
         for i,ni,nf,n in zip((1,2,3,4), [64,*widths], widths, layers):
@@ -51,6 +55,11 @@ def stages(self:ResNet):
 def body(self:ResNet):
     "All but the head: (bs, c_in, h, w) to the last grid, (bs, 512*expansion, h/32, w/32), rounded up"
     return self[:-1]
+
+@patch
+def param_groups(self:ResNet):
+    "Parameters of the body, which `freeze` keeps as they are, and of the head: two lists, the splitter of `get_learner`"
+    return [params(self.body), params(self.head)]
 
 # %% ../nbs/05_resnet.ipynb #f85b7f03
 def resnet18(n_out:int=1000, **kwargs) -> ResNet:

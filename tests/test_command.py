@@ -63,7 +63,9 @@ def test_precision(tiny, command):
     file = Path('out')/'fcn-small-s42.json'   # as if made where another precision is the usual one
     file.write_text(file.read_text().replace('"precision": "bf16"', '"precision": "fp16"'))
     file.with_suffix('.pt').unlink()
-    assert command(*args, 'bf16', '--resume')[0]==0 and record(Path('out'), 'fcn')['precision']=='bf16'
+    status,_,err = command(*args, 'bf16', '--resume')   # a record is refused as a checkpoint is
+    assert status==1 and 'another run' in err and 'precision' in err
+    assert command(*args, 'bf16')[0]==0 and record(Path('out'), 'fcn')['precision']=='bf16'
     status,_,err = command(*args, 'fp8')
     assert status==1 and "'fp8'" in err and err.count('\n')==1
 

@@ -1,0 +1,303 @@
+"One's own nets and photos: what is trained is kept, what cannot be is refused first, and prediction sees what was validated"
+import shlex
+import pytest, torch
+from dataclasses import asdict, replace
+from fastai.vision.all import *
+from resnet_course import recipe as lesson
+from resnet_course.data import batch_for, get_data, run_settings
+from resnet_course.fcn import get_fcn
+from resnet_course.ingredients import Averaged
+from resnet_course.kit.files import load_json
+from resnet_course.recipe import (epoch_sizes, load_trained, Recipe, recipe, recipe_data, recipe_net, recipes, save_weights,
+                                  suited, train, Trained)
+from conftest import CtrlC, one_line, photo_set
+
+base = Recipe('test', model='fcn', epochs=1, size=32, presize=40, bs=8, min_scale=.6)
+
+def noise(file, size, seed):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    x = np.random.default_rng(seed).integers(0, 256, (*size[::-1],3), dtype=np.uint8)
+    Image.fromarray(x).resize(size).save(file)
+
+@pytest.fixture(scope='module')
+def odd(tmp_path_factory):
+    "Photos of many shapes: large and small, wide and tall, of odd sides"
+    path,sizes = tmp_path_factory.mktemp('odd')/'set',[(300,211),(160,161),(41,90),(33,500),(64,64),(227,224),(17,19)]
+    for split in ('train','val'):
+        for c in ('ant','bee'):
+            for i,size in enumerate(sizes): noise(path/split/c/f'{i}.png', size, i+10*(c=='bee')+100*(split=='val'))
+    return path
+
+# --- the same pixels --------------------------------------------------------------------------------------------
+everything = {**recipes, 'tall':replace(base, min_scale=None, size=33, presize=40), 'middle':replace(base,
+    min_scale=None, val='middle', size=48, presize=40), 'larger':replace(base, size=64, presize=40, val='middle'),
+    'growing':replace(base, start_size=16)}
+
+@pytest.mark.parametrize('name', everything)
+def test_prediction_sees_what_was_validated(odd, name):
+    "Pixel for pixel"
+    r = everything[name]
+    dls = recipe_data(odd, r)
+    validated = torch.cat([xb for xb,_ in dls.valid])
+    files = get_image_files(odd/'val').sorted()
+    seen = torch.cat(list(Trained(nn.Linear(1,1), dls.vocab, r).batches(files)))
+    assert seen.shape==(14,3,r.size,r.size) and (seen.as_subclass(Tensor)==validated.as_subclass(Tensor)).all()
+
+@pytest.mark.parametrize('change', [dict(min_scale=None), dict(min_scale=None, val='middle'), dict(val='middle'),
+                                    dict(start_size=16, ema=.5)], ids=str)
+def test_a_record_s_accuracy_is_that_of_the_predictions(odd, change):
+    "From the file on the disk"
+    r = replace(base, epochs=2, lr=1e-2, **change)
+    rec = train(odd, r, out='out', precision='fp32')
+    files = get_image_files(odd/'val').sorted()
+    got = load_trained(f"out/{rec['name']}.safetensors").predict(files)
+    assert np.isclose((got['class']==[f.parent.name for f in files]).mean(), rec['accuracy'])
+
+# --- sizes ------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize('epochs', [1,2,3,4,5,7,20])
+@pytest.mark.parametrize('sizes', [(96,160), (32,33), (16,224), (100,100)])
+def test_the_last_epoch_has_the_last_size(epochs, sizes):
+    got = epoch_sizes(replace(base, epochs=epochs, start_size=sizes[0], size=sizes[1]))
+    assert len(got)==epochs and got[-1]==sizes[1] and got==sorted(got)
+    assert epochs==1 or got[0]==sizes[0]
+
+def test_recorded_runs_grew_as_they_do_now():
+    assert epoch_sizes(recipe('resnet50-20ep'))==[96]*11 + [112,128,144] + [160]*6
+    assert epoch_sizes(recipe('imagenette-5ep-growing'))==[96]*3 + [128]*2
+
+def test_a_short_run_is_recorded_at_the_size_it_had(drawn, monkeypatch):
+    seen = []
+    class Sizes(Callback):
+        def before_batch(self): seen.append(self.x.shape[-1])
+    monkeypatch.setattr(defaults, 'callbacks', [*defaults.callbacks, Sizes])
+    rec = train(drawn, replace(base, start_size=16), out='out', precision='fp32')
+    assert set(seen)=={32} and rec['size']==32
+
+# --- nets that use a thing twice, or find their sizes themselves ------------------------------------------------
+def a_module_twice(n):
+    b = ConvLayer(8, 8)
+    return nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), b, b, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, n))
+
+def one_weight_in_two_layers(n):
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.AdaptiveAvgPool2d(1),
+                        nn.Flatten(), nn.Linear(8, n))
+    net[3].weight = net[1].weight
+    return net
+
+def a_view_as_buffer(n):
+    net = get_fcn(n, widths=(8,))
+    net.register_buffer('some', torch.arange(8.))
+    net.register_buffer('first', net.some[:4])
+    net.register_buffer('turned', torch.zeros(2,3).T)
+    return net
+
+def lazy(n):
+    return nn.Sequential(nn.LazyConv2d(8, 3, 2, 1), nn.LazyBatchNorm2d(), nn.ReLU(), nn.Flatten(), nn.LazyLinear(n))
+
+def space_to_depth(n):
+    return nn.Sequential(nn.PixelUnshuffle(4), ConvLayer(48, 8), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, n))
+
+def attention(n):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.out,self.attend,self.cut = nn.Linear(16,n),nn.MultiheadAttention(16, 2, batch_first=True),nn.Conv2d(3,16,8,8)
+        def forward(self, x):
+            x = self.cut(x).flatten(2).transpose(1,2)
+            return self.out(self.attend(x, x, x, need_weights=False)[0].mean(1))
+    return Net()
+
+own_nets = [a_module_twice, one_weight_in_two_layers, a_view_as_buffer, lazy, space_to_depth, attention]
+
+@pytest.mark.parametrize('ema', [0., .5])
+@pytest.mark.parametrize('make', own_nets)
+def test_what_is_trained_is_kept(odd, make, ema):
+    "And comes back as it was"
+    r = replace(base, ema=ema)
+    rec = train(odd, r, make, out='out', precision='fp32')
+    trained = load_trained(f"out/{rec['name']}.safetensors", make)
+    files = get_image_files(odd/'val').sorted()
+    got = trained.predict(files)
+    assert np.isclose((got['class']==[f.parent.name for f in files]).mean(), rec['accuracy'])
+    state = torch.load(f"out/{rec['name']}.pt", weights_only=True)['model']
+    for k,o in trained.net.state_dict().items(): assert (o==state[f'average.{k}' if ema else k]).all(), k
+    assert rec['params']==sum(p.numel() for p in recipe_net(r, 2, make).parameters()) and rec['macs']>0
+    assert train(odd, r, make, out='out', precision='fp32', resume=True)==rec
+
+@pytest.mark.parametrize('make', [a_module_twice, one_weight_in_two_layers])
+def test_an_average_of_tied_weights(make):
+    "Is moved once at each step, though its state dict names it twice"
+    torch.manual_seed(0)
+    net = Averaged(make(2), .5, every=1)
+    free = {k:o.clone() for k,o in net.average.state_dict().items()}
+    for i in range(3):
+        for p in net.net.parameters(): p.data.add_(torch.randn_like(p))
+        net.update()
+        keep = min(.5, (2+i)/(11+i))
+        for k,o in net.net.state_dict().items(): free[k] = free[k].lerp(o, 1-keep) if o.is_floating_point() else o.clone()
+    for k,o in net.average.state_dict().items(): assert torch.allclose(o, free[k]), k
+
+# --- refused before a photo is read -----------------------------------------------------------------------------
+class Stateful(nn.Linear):
+    def get_extra_state(self): return dict(more=1)
+    def set_extra_state(self, state): pass
+def stateful(n): return nn.Sequential(nn.Flatten(), Stateful(3*32*32, n))
+def too_few(n): return get_fcn(n-1)
+def a_grid(n): return nn.Conv2d(3, n, 3)
+def without_arguments(): return get_fcn(2)
+def fails(n): raise ValueError('no luck')
+def other_size(n): return nn.Sequential(nn.Flatten(), nn.Linear(10, n))
+def grey(n): return get_fcn(n, c_in=1)
+def a_name_at_random(n): return nn.Sequential(OrderedDict({f'a{random.random()}'.replace('.','_'):nn.Flatten(),
+                                                          f'b{random.random()}'.replace('.','_'):nn.Linear(3072, n)}))
+class Unused(nn.Module):
+    def __init__(self, n): super().__init__(); self.net,self.spare = get_fcn(n),nn.LazyLinear(3)
+    def forward(self, x): return self.net(x)
+
+@pytest.mark.parametrize('make, words', [(stateful, ['stateful']), (too_few, ['too_few(2)','(2, 1)','(2, 2)']),
+    (a_grid, ['(2, 2, 30, 30)']), (without_arguments, ['without_arguments','TypeError']), (fails, ['no luck']),
+    (other_size, ['other_size']), (grey, ['grey']), (a_name_at_random, ['a_name_at_random']), (Unused, ['spare.weight','lazy']),
+    (get_fcn(2), ['no name']), (3, ['model 3']), ('resnet19', ["no model 'resnet19'"])],
+    ids=lambda o: getattr(o, '__name__', None) or '')
+def test_a_net_that_will_not_do(odd, make, words, monkeypatch):
+    monkeypatch.setattr(lesson, 'recipe_learner', lambda *_: pytest.fail('photos were read'))
+    with pytest.raises(Exception) as e: train(odd, base, make, out='out')
+    assert one_line(e, *words) and not Path('out').exists()
+
+@pytest.mark.parametrize('kwargs, words', [(dict(r='tiny'), ["'tiny'",'recipe(name)']), (dict(r=asdict(base)), ['recipe(name)']),
+    (dict(r=None), ['None']), (dict(epochs=0), ['0 epochs']), (dict(epochs=-3), ['-3 epochs']), (dict(epochs=1.5), ['epochs 1.5','whole']),
+    (dict(epochs='3'), ["epochs '3'"]), (dict(size=31), ['size 31','32']), (dict(seed=-1), ['seed -1']), (dict(seed=2**32), ['seed 42949']),
+    (dict(seed='a'), ["seed 'a'"]), (dict(out='file'), ['file','folder']), (dict(out='file/below'), ['file/below']),
+    (dict(path='nowhere'), ['nowhere: no such folder']), (dict(path=Path('file')), ['file']), (dict(path=None), ['NoneType','folder']),
+    (dict(precision='half'), ["precision 'half'",'fp32']), (dict(precision=16), ["precision '16'"])], ids=str)
+def test_a_call_that_will_not_do(odd, kwargs, words, monkeypatch):
+    monkeypatch.setattr(lesson, 'recipe_learner', lambda *_: pytest.fail('photos were read'))
+    Path('file').write_text('x')
+    with pytest.raises(Exception) as e: train(**dict(path=odd, r=base)|kwargs)
+    assert one_line(e, *words) and not Path('runs').exists()
+
+@pytest.mark.parametrize('change, words', [(dict(lr=0.), ['lr']), (dict(lr=math.nan), ['lr nan']), (dict(lr='1e-3'), ["lr '1e-3'",'number']),
+    (dict(wd=-1.), ['wd']), (dict(smoothing=1.), ['smoothing','below 1']), (dict(mixup=-.1), ['mixup']), (dict(ema=1.), ['ema']),
+    (dict(min_scale=0.), ['min_scale']), (dict(min_scale=1.5), ['min_scale']), (dict(bs=8.), ['bs 8.0','whole']),
+    (dict(size='64'), ["size '64'"]), (dict(stem_pool=1), ['stem_pool','True or False']), (dict(bs=True), ['bs True']),
+    (dict(start_size=0), ['start_size 0']), (dict(start_size=-16), ['start_size -16']), (dict(name='a/b'), ["'a/b'"]),
+    (dict(name=''), ['name']), (dict(model=None), ['model None'])], ids=str)
+def test_a_field_that_will_not_do(change, words):
+    with pytest.raises(Exception) as e: replace(base, **change)
+    assert one_line(e, *words)
+
+def test_numpy_s_numbers_are_numbers():
+    r = replace(base, epochs=np.int64(3), lr=np.float32(.5), ema=0)
+    assert json.loads(json.dumps(asdict(r)))==asdict(r) and (r.epochs,r.lr)==(3,.5)
+
+@pytest.mark.parametrize('name', [None, 5, 'tin', dict(name='tiny')], ids=str)
+def test_no_such_recipe(name):
+    with pytest.raises(Exception) as e: recipe(name)
+    assert one_line(e, 'no recipe')
+
+def test_names_that_are_no_words(odd):
+    "Classes and folders may be called as one likes"
+    path = photo_set(Path('my {0} photos'), ('{a}','b c','%s'), ('{a}','b c','%s'), n=3)
+    rec = train(path, recipe('tiny'), epochs=1, precision='fp32')
+    assert 'my {0} photos' in shlex.split(rec['command']) and load_trained(
+        f"runs/train-my {{0}} photos/{rec['name']}.safetensors").classes==['%s','b c','{a}']
+
+@pytest.mark.parametrize('item', [Path('.'), '.'])
+def test_a_folder_is_no_photo(item):
+    for o in (item, [item]):
+        with pytest.raises(Exception) as e: Trained(recipe_net(base, 2), ['a','b'], base).predict(o)
+        assert one_line(e, 'folder', 'get_image_files')
+
+# --- the file and its net ---------------------------------------------------------------------------------------
+def relu(n): return nn.Sequential(nn.Conv2d(3,8,3,2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8,n))
+def silu(n): return nn.Sequential(nn.Conv2d(3,8,3,2), nn.SiLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8,n))
+def wide(n): return nn.Sequential(nn.Conv2d(3,16,3,2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16,n))
+
+def test_weights_know_their_net(odd):
+    "By what it does: another activation has the same weights"
+    train(odd, replace(base, lr=.1), relu, out='out', precision='fp32')
+    file = Path('out/relu-test-s42.safetensors')
+    load_trained(file, relu)
+    for other in (silu, wide):
+        with pytest.raises(Exception) as e: load_trained(file, other)
+        assert one_line(e, file, f'another net than {other.__name__}', '`model`')
+    with pytest.raises(Exception) as e: load_trained(file)
+    assert one_line(e, file, 'a net of your own, relu', '`model`') and 'resnet' not in str(e.value)
+
+def test_weights_of_an_earlier_version(odd):
+    "Say less, and are loaded all the same"
+    net = relu(2)
+    save_weights(Path('a.safetensors'), net, recipe=asdict(replace(base, model='relu')), classes=['a','b'])
+    assert (load_trained('a.safetensors', relu).net[0].weight==net[0].weight).all()
+
+def test_a_finished_record_is_of_the_net_that_it_names(odd):
+    "A net that was changed since, under the same name"
+    def my_net(n): return relu(n)
+    first = train(odd, base, my_net, out='out', precision='fp32')
+    for other in (wide, silu):
+        def my_net(n): return other(n)
+        with pytest.raises(Exception) as e: train(odd, base, my_net, out='out', precision='fp32', resume=True)
+        assert one_line(e, 'another run', 'net') and load_json('out/my_net-test-s42.json')==first
+
+def test_weights_are_safe_before_anything_else_is_done(odd, monkeypatch):
+    "A view that cannot be computed costs no training"
+    def fails(*args, **kwargs): raise RuntimeError('no memory')
+    with monkeypatch.context() as m:
+        m.setattr(lesson, 'predict_view', fails)
+        with pytest.raises(RuntimeError): train(odd, base, out='out', precision='fp32')
+    weights = Path('out/fcn-test-s42.safetensors')
+    net = load_trained(weights).net.state_dict()
+    assert not load_json('out/fcn-test-s42.json')['complete']
+    class None_(Callback):
+        def before_batch(self): assert not self.training
+    monkeypatch.setattr(defaults, 'callbacks', [*defaults.callbacks, None_])
+    assert train(odd, base, out='out', precision='fp32', resume=True)['complete']
+    assert all((o==net[k]).all() for k,o in load_trained(weights).net.state_dict().items())
+
+@pytest.mark.parametrize('stop', [('before_batch',0,1), ('after_epoch',0), ('before_validate',1)], ids=str)
+def test_chapter_14_s_transforms_after_a_stop(drawn, stop, monkeypatch):
+    "fastai draws from them once to see what they return: that must not move the random states"
+    class Pressed(CtrlC):
+        def __init__(self): super().__init__(*stop)
+    r = replace(base, min_scale=None, bs=16, epochs=2)
+    def outcome(out, **kwargs):
+        rec = train(drawn, r, out=out, precision='fp32', **kwargs)
+        weights = load_trained(f"{out}/{rec['name']}.safetensors").net.state_dict().values()
+        return [o['train_loss'] for o in rec['history']],rec['views'],[o.tolist() for o in weights]
+    expected = outcome('whole')
+    with monkeypatch.context() as m:
+        m.setattr(defaults, 'callbacks', [*defaults.callbacks, Pressed])
+        with pytest.raises(KeyboardInterrupt): outcome('out')
+    assert outcome('out', resume=True)==expected
+
+# --- few photos -------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize('n, bs, steps', [(85,10,8), (16,8,2), (40,8,5), (600,64,9), (3,3,1)])
+def test_a_recipe_is_fitted_to_a_small_folder(n, bs, steps, capsys):
+    "Batches as `run_settings` has them, and a hundred steps"
+    r = suited(recipe('imagenette-5ep'), n)
+    assert r.bs==bs==batch_for(n, 64) and n//r.bs==steps and r.epochs*steps>=100>(r.epochs-1)*steps
+    assert f'batches of {bs}' in capsys.readouterr().out
+    assert suited(recipe('imagenette-5ep'), n, 5).epochs==recipe('imagenette-5ep').epochs   # those that were asked for
+
+@pytest.mark.parametrize('name', recipes)
+def test_a_large_set_has_the_recipe_s_own(name, capsys):
+    assert suited(recipes[name], 9469)==recipes[name] and not capsys.readouterr().out
+
+def test_who_is_fitted(drawn, monkeypatch):
+    "A recipe of the course on one's own photos; neither the drawn set nor a recipe of one's own"
+    def stop(path, r, *args): raise Stopped(r)
+    class Stopped(Exception): pass
+    monkeypatch.setattr(lesson, 'recipe_learner', stop)
+    def settings(*args, **kwargs):
+        with pytest.raises(Stopped) as e: train(*args, **kwargs)
+        return e.value.args[0].bs,e.value.args[0].epochs
+    mine = photo_set(Path('mine'), n=20)
+    assert settings(mine, recipe('tiny'))==(8,20) and settings(mine, recipe('tiny'), epochs=3)==(8,3)
+    assert settings(mine, recipe('tiny'), 'fcn')==(8,20)
+    assert settings(mine, replace(recipe('tiny'), name='own'))==(16,2) and settings(drawn, recipe('tiny'))==(16,2)
+
+@pytest.mark.parametrize('n, bs', [(85,10), (4,4), (100,12), (1100,128)])
+def test_chapter_14_s_batch_is_fitted_too(n, bs):
+    for i in range(n): (Path('set/train')/'ab'[i%2]/f'{i}.jpg').parent.mkdir(parents=True, exist_ok=True); \
+                       (Path('set/train')/'ab'[i%2]/f'{i}.jpg').touch()
+    assert run_settings(Path('set'))==dict(presize=160, resize=128, bs=bs)

@@ -1,0 +1,259 @@
+"What a run is: what must be equal to resume it, what its checkpoint holds, and what is refused before it begins"
+import shlex, shutil
+from dataclasses import replace
+import pytest, torch
+from fastai.vision.all import *
+from fastai.callback.training import GradientAccumulation
+from resnet_course.kit import runs
+from resnet_course.kit.files import load_json, save_json
+from resnet_course.kit.identity import check_same, net_macs, run_setup
+from resnet_course.kit.results import plot_history, results
+from resnet_course.kit.runs import command_line, measured_fit
+from resnet_course.data import get_data
+from resnet_course.loading import cached_data, random_crops
+from resnet_course.training import get_learner
+from resnet_course.resnet import resnet18, ResNet
+from resnet_course.preact import preact_resnet
+from resnet_course.degradation import degradation_experiment
+from conftest import CtrlC, one_line, tiny_learner
+from test_runs import ckpt, epochs, file, outcome, run, whole
+
+top = Path(__file__).parent.parent
+
+# --- which run it is --------------------------------------------------------------------------------------------
+def fit_it(path, place='out/a.json', resume=False, cbs=(), epochs=2, **changes):
+    "A run of `tiny_learner`'s kind, in which everything that decides what is learned can be changed"
+    c = dict(width=8, act=nn.ReLU, bs=16, resize=32, presize=32, min_scale=None, opt_func=Adam, loss_func=CrossEntropyLossFlat(), wd=.01, lr=1e-2,
+             fit=Learner.fit_one_cycle, precision='fp32', wd_bn_bias=False)|changes
+    set_seed(42)
+    net = nn.Sequential(nn.Conv2d(3, c['width'], 3, 2), nn.BatchNorm2d(c['width']), c['act'](), nn.AdaptiveAvgPool2d(1),
+                        nn.Flatten(), nn.Linear(c['width'], 10))
+    dls = get_data(path, c['presize'], c['resize'], c['bs'])
+    if c['min_scale']: dls = cached_data(path, bs=16, resize=32, crops=partial(random_crops, min_scale=c['min_scale']))
+    learn = get_learner(dls, net, c['precision'], opt_func=c['opt_func'], wd=c['wd'],
+                        wd_bn_bias=c['wd_bn_bias'], loss_func=c['loss_func'], cbs=cbs)
+    with learn.no_bar(), learn.no_logging():
+        return measured_fit(learn, epochs, c['lr'], Path(place), resume, c['fit'], model='mine', recipe='own', size=32,
+                            seed=42)
+
+others = dict(width=dict(width=16), activation=dict(act=nn.SiLU), batch=dict(bs=8), pixels=dict(resize=24), presize=dict(presize=40), crops=dict(min_scale=.9),
+    optimiser=dict(opt_func=SGD), momentum=dict(opt_func=partial(Adam, mom=.5)), own=dict(opt_func=lambda p,lr: SGD(p, lr)),
+    loss=dict(loss_func=LabelSmoothingCrossEntropyFlat()), decay=dict(wd=.1), norms=dict(wd_bn_bias=True),
+    smoothing=dict(loss_func=LabelSmoothingCrossEntropyFlat(eps=.2)), weights=dict(loss_func=
+    CrossEntropyLossFlat(weight=torch.linspace(1,2,10))), rate=dict(lr=2e-2), schedule=dict(fit=Learner.fit),
+    moms=dict(fit=partial(Learner.fit_one_cycle, moms=(.9,.9,.9))), mixup=dict(cbs=[MixUp(.4)]),
+    gather=dict(cbs=[GradientAccumulation(32)]), precision=dict(precision='bf16'), epochs=dict(epochs=3))
+
+@pytest.fixture(scope='module')
+def begun(drawn, tmp_path_factory):
+    "A finished run and a stopped one"
+    folder = tmp_path_factory.mktemp('begun')
+    torch.set_num_threads(1)
+    fit_it(drawn, folder/'done.json')
+    with pytest.raises(KeyboardInterrupt): fit_it(drawn, folder/'half.json', cbs=[CtrlC('before_batch',1,5)])
+    return folder
+
+@pytest.mark.parametrize('change', others.values(), ids=others)
+@pytest.mark.parametrize('state', ['done','half'])
+def test_resume_knows_another_run(state, change, begun, drawn):
+    "By its record, if it was finished, and by its checkpoint alone; both stay as they are"
+    shutil.copytree(begun, 'out')
+    if state=='half': Path('out/half.json').unlink(missing_ok=True)
+    before = {f.name:f.read_bytes() for f in Path('out').ls()}
+    with pytest.raises(Exception) as e: fit_it(drawn, f'out/{state}.json', resume=True, **change)
+    assert one_line(e, f'out/{state}', 'another run', 'different', '--resume')
+    assert before=={f.name:f.read_bytes() for f in Path('out').ls()}
+
+@pytest.mark.parametrize('changes', [(dict(min_scale=.5), dict(min_scale=.9)), (dict(flip=0.), dict(flip=1.)),
+    (dict(tfms=[Brightness(.5, p=1)]), dict(tfms=[Brightness(.1, p=1)]))], ids=['scale','flip','brightness'])
+def test_what_is_done_to_the_photos_counts(drawn, changes):
+    "Whatever does it"
+    def setup(min_scale=.35, **kwargs):
+        dls = cached_data(drawn, resize=32, bs=16, crops=partial(random_crops, min_scale=min_scale), **kwargs)
+        learn = get_learner(dls, nn.Sequential(nn.Flatten(), nn.Linear(3072, 10)), 'fp32')
+        return dict(setup=run_setup(learn, Learner.fit, runs.first_batch(dls)[0]))
+    usual,*others = setup(),*[setup(**o) for o in changes]
+    check_same('f', usual, setup())
+    for o in others:
+        with pytest.raises(Exception) as e: check_same('f', usual, o)
+        assert one_line(e, 'different first batch')
+
+def test_resume_knows_the_same_run(begun, drawn):
+    "Made anew, with callbacks that only look on; also from a record of a version that said less"
+    shutil.copytree(begun, 'out')
+    rec = load_json('out/done.json')
+    assert fit_it(drawn, 'out/done.json', resume=True, cbs=[CSVLogger()])==rec
+    save_json('out/done.json', {k:v for k,v in rec.items() if k!='setup'})
+    assert fit_it(drawn, 'out/done.json', resume=True)=={k:v for k,v in rec.items() if k!='setup'}
+    with pytest.raises(Exception) as e: fit_it(drawn, 'out/done.json', resume=True, width=16)
+    assert one_line(e, 'params', 'macs')
+    assert fit_it(drawn, 'out/half.json', resume=True)['complete']
+
+def test_recorded_runs_can_be_resumed_only_as_themselves():
+    "Their records say less, and are read all the same"
+    runs = results(top/'results'/'ladder')
+    assert len(runs)>10 and all(check_same('f', r, {k:v for k,v in r.items()}) is None for r in runs.record)
+
+@pytest.mark.parametrize('names', [('a.b','a.c'), ('resnet.v1-s1.json','resnet.v2-s1.json'), ('x','x.y')])
+def test_each_record_has_a_checkpoint_of_its_own(drawn, names):
+    for i,name in enumerate(names): fit_it(drawn, f'out/{name}', epochs=1, width=8*(i+1))
+    assert len(Path('out').ls())==4
+    for i,name in enumerate(names):
+        rec = load_json(f'out/{name}')
+        Path(f'out/{name}').unlink()
+        again = fit_it(drawn, f'out/{name}', epochs=1, width=8*(i+1), resume=True)   # from the checkpoint alone
+        assert again['history']==rec['history'] and again['name']==name.removesuffix('.json')
+
+class Cancel(Callback):
+    "Ends the fit in one of its epochs"
+    order = 5
+    def __init__(self, at): self.at = at
+    def before_batch(self):
+        if self.epoch==self.at: raise CancelFitException
+
+@pytest.mark.parametrize('at', [0,1])
+@pytest.mark.parametrize('resume', [False,True])
+def test_a_cancelled_run_is_not_complete(drawn, at, resume, capsys):
+    "Not even where an earlier one lies; what is done with a trained net is not done with this one"
+    old = fit_it(drawn)
+    Path('out/a.pt').unlink()
+    kwargs = dict(resume=True, makes=[Path('out/a.weights')]) if resume else {}
+    learn = tiny_learner(drawn, cbs=Cancel(at))
+    with learn.no_bar(), learn.no_logging():
+        if resume:   # the same run as the first one below, whose weights somebody has deleted
+            save_json(file, measured_fit(tiny_learner(drawn), 2, 1e-2, file, model='a', recipe='b', size=32, seed=42))
+            ckpt.unlink()
+        rec = measured_fit(learn, 2, 1e-2, file if resume else Path('out/a.json'), model='a', recipe='b', size=32, seed=42,
+                           after=lambda *_: pytest.fail('it is not trained'), **kwargs)
+    assert old['complete'] and not rec['complete'] and len(rec['history'])==at
+    assert load_json(file if resume else Path('out/a.json'))==rec and 'not complete' in capsys.readouterr().out
+
+# --- what else a run holds --------------------------------------------------------------------------------------
+class EverySecond(Callback):
+    "Takes a step after every second batch, of the sum of their gradients; fastai's own way counts photos"
+    order,run_valid = MixedPrecision.order-4,False
+    def before_step(self):
+        if self.train_iter%2==0: raise CancelBatchException
+
+@pytest.mark.parametrize('cb', [partial(GradientAccumulation, 32), partial(GradientAccumulation, 48), EverySecond])
+@pytest.mark.parametrize('stop', [CtrlC('before_batch',0,0), CtrlC('before_batch',0,2), CtrlC('after_epoch',0),
+                                  CtrlC('before_batch',1,6)], ids=['first','middle','between','later'])
+def test_accumulated_gradients_are_kept(drawn, cb, stop):
+    expected = outcome(*run(drawn, cb(), epochs=2))
+    with pytest.raises(KeyboardInterrupt): run(drawn, cb(), stop, epochs=2)
+    assert outcome(*run(drawn, cb(), resume=True, epochs=2))==expected
+
+@pytest.mark.parametrize('bad', [math.nan, math.inf])
+@pytest.mark.parametrize('at', [0,1])
+def test_a_loss_that_is_no_number(drawn, capsys, bad, at):
+    "Is said once, and the record is JSON (RFC 8259), which has no NaN"
+    class Spoil(Callback):
+        def after_loss(self):
+            if self.epoch>=at: self.learn.loss_grad = self.learn.loss = self.loss*bad
+    def none(c): raise ValueError(c)
+    _,rec = run(drawn, Spoil())
+    assert json.loads(file.read_text(), parse_constant=none)==rec==load_json(file)
+    assert [o['train_loss'] is None for o in rec['history']]==[i>=at for i in range(epochs)] and rec['diverged']==at
+    said = [l for l in capsys.readouterr().out.splitlines() if 'no number' in l]
+    assert len(said)==1 and f'epoch {at}' in said[0] and 'failed' in said[0]
+    plot_history([rec])
+
+def test_a_usual_run_says_nothing_of_it(whole): assert 'diverged' not in whole['rec']
+
+@pytest.mark.parametrize('stem, c', [(nn.PixelUnshuffle(4),48), (nn.Upsample(scale_factor=2),3), (nn.Identity(),3)])
+def test_channels_are_those_of_the_photos(drawn, stem, c):
+    "Whatever the first convolution has, and whichever was registered first"
+    class Backwards(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.last = nn.Conv2d(8, 10, 1)
+            self.first = nn.Conv2d(c, 8, 1)
+            self.stem = stem
+        def forward(self, x): return self.last(self.first(self.stem(x))).mean((2,3))
+    side = stem(torch.zeros(1,3,32,32)).shape[-1]
+    learn = get_learner(get_data(drawn, 32, 32, 16), Backwards(), 'fp32')
+    rec = measured_fit(learn, 1, 1e-3, file, model='a', recipe='b', size=32, seed=42)
+    assert rec['macs']==side**2*(c*8+8*10)
+
+def test_looking_at_a_net_leaves_it_as_it_is(drawn):
+    "Counting and describing change neither modes nor random states; so the recorded runs come out the same"
+    learn = tiny_learner(drawn)
+    learn.model[0].eval()
+    modes,states = [m.training for m in learn.model.modules()],runs._random_states(learn.dls)
+    xb,_ = runs.first_batch(learn.dls)
+    assert (runs.first_batch(learn.dls)[0]==xb).all()
+    run_setup(learn, Learner.fit, xb); net_macs(learn.model, xb, 32)
+    assert modes==[m.training for m in learn.model.modules()]
+    assert str(states)==str(runs._random_states(learn.dls))
+
+def test_lazy_layers(drawn):
+    "They get their sizes before anything counts or copies them"
+    set_seed(42)
+    lazy = nn.Sequential(nn.LazyConv2d(8,3,2), nn.LazyBatchNorm2d(), nn.ReLU(), nn.Flatten(), nn.LazyLinear(10))
+    learn = get_learner(get_data(drawn, 32, 32, 16), lazy, 'fp32')
+    assert all(m.training for m in lazy.modules()) and not lazy[1].num_batches_tracked
+    rec = measured_fit(learn, 1, 1e-3, file, model='a', recipe='b', size=32, seed=42)
+    assert rec['params']==8*28+16+10*(8*15*15+1)
+    class Unused(nn.Module):
+        def __init__(self): super().__init__(); self.a,self.b = nn.LazyLinear(10),nn.LazyLinear(3)
+        def forward(self, x): return self.a(x.flatten(1))
+    with pytest.raises(Exception) as e: get_learner(get_data(drawn, 32, 32, 16), Unused(), 'fp32')
+    assert one_line(e, 'b.weight', 'lazy')
+
+@pytest.mark.parametrize('bs, n', [(64,3), (16,12)])
+def test_few_steps_are_said(drawn, bs, n, capsys):
+    fit_it(drawn, bs=bs, epochs=3)
+    assert f'only {n} steps' in capsys.readouterr().out
+
+def test_enough_steps_need_no_word(drawn, capsys):
+    fit_it(drawn, bs=4, epochs=7)   # 112
+    assert 'only' not in capsys.readouterr().out
+
+@pytest.mark.parametrize('kwargs, words', [(dict(seed=-1), ['seed -1','0 to']), (dict(seed=2**32), [f'seed {2**32}']),
+    (dict(seed=.5), ['seed 0.5']), (dict(epochs=0), ['0 epochs']), (dict(epochs=1.5), ['1.5 epochs']),
+    (dict(model='plan20'), ["no model 'plan20'",'plain20']), (dict(out=Path('file')), ['file','`out`']),
+    (dict(out=Path('file/below')), ['file','`out`']), (dict(precision='half'), ["'half'",'fp32'])], ids=str)
+def test_an_experiment_is_refused_before_its_photos_are_read(kwargs, words):
+    Path('file').write_text('x')
+    def none(path): pytest.fail('photos were read')
+    exp = replace(degradation_experiment, loaders=none, data='.', epochs=kwargs.get('epochs', 1),
+                  learner=dict(precision=kwargs.get('precision')))
+    with pytest.raises(Exception) as e: exp.run(kwargs.get('model','plain20'), kwargs.get('seed',42), kwargs.get('out'))
+    assert one_line(e, *words)
+
+def test_a_command_can_be_typed():
+    "Names of folders have blanks, braces and quotes"
+    for name in ('my photos', "it's", 'a{0}b', '$HOME'):
+        assert shlex.split(command_line('train', data=name))==['resnet_course','train','--data',name]
+
+# --- groups of parameters ---------------------------------------------------------------------------------------
+@pytest.mark.parametrize('make', [resnet18, partial(preact_resnet, 18)])
+def test_a_frozen_epoch_trains_the_head_alone(drawn, make):
+    "In `fine_tune`; before, its one group of parameters was never frozen"
+    class After(Callback):
+        def after_epoch(self): kept.append({k:p.detach().clone() for k,p in self.model.named_parameters()})
+    kept,dls = [],get_data(drawn, 32, 32, 16)
+    learn = get_learner(dls, make(10), 'fp32')
+    before = {k:p.detach().clone() for k,p in learn.model.named_parameters()}
+    with learn.no_bar(), learn.no_logging(): learn.fine_tune(1, cbs=After())
+    def moved(a, b): return {k.partition('.')[0] for k in a if (a[k]!=b[k]).any() and a[k].ndim>1}
+    assert moved(before, kept[0])=={'head'} and moved(*kept)=={*learn.model._modules}
+
+@pytest.mark.parametrize('opt', [Adam, SGD, ranger])
+def test_groups_change_nothing_else(drawn, opt):
+    "Trained without freezing, weights and rates are the same to the bit as with one group"
+    def fit(**kwargs):
+        set_seed(42)
+        learn = get_learner(get_data(drawn, 32, 32, 32), ResNet(10, [1,1,1,1]), 'fp32', opt_func=opt, **kwargs)
+        with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(1, 1e-3)
+        return len(learn.opt.param_lists), learn.model.state_dict(), list(map(float, learn.recorder.lrs))
+    (two,a,lrs),(one,b,lrs_one) = fit(),fit(splitter=trainable_params)
+    assert (two,one)==(2,1) and lrs==lrs_one and all((a[k]==b[k]).all() for k in a)
+
+def test_fastai_s_own_learner_takes_the_course_s_net(drawn):
+    "Whose names stand in the place of torchvision's after the readme's imports"
+    dls = get_data(drawn, 32, 32, 16)
+    learn = vision_learner(dls, resnet18, pretrained=False, metrics=accuracy)
+    with learn.no_bar(), learn.no_logging(): learn.fit(1)
+    with pytest.raises(Exception) as e: vision_learner(dls, resnet18)
+    assert one_line(e, 'pretrained=False', 'from_timm')

@@ -1,0 +1,82 @@
+"To timm go only the nets that timm has, told by what they compute"
+import pytest, timm, torch
+from fastai.vision.all import *
+from safetensors.torch import save_file
+from resnet_course.resblock import ResBlock
+from resnet_course.resnet import ResNet, resnet18
+from resnet_course.bottleneck import resnet50
+from resnet_course.classics import from_timm, timm_name, to_timm
+from resnet_course.speed import speed_up
+from resnet_course.recipe import Recipe, recipe_net
+from conftest import one_line, randomise_bn
+
+def timm_net(depth, n_out=10): return timm.create_model(f'resnet{depth}d', num_classes=n_out, pretrained=False)
+
+class OtherBlock(ResBlock):
+    "Adds, and lets negative sums through"
+    def forward(self, x): return F.leaky_relu(self.branch(x) + self.shortcut(x), .1)
+
+def with_part(name, make, **kwargs):
+    net = resnet18(10, **kwargs)
+    parent,_,last = name.rpartition('.')
+    setattr(net.get_submodule(parent), last, make(net.get_submodule(name)))
+    return net
+
+def with_norms(**changes):
+    net = resnet18(10)
+    for m in net.modules():
+        if isinstance(m, nn.BatchNorm2d): vars(m).update(changes)
+    return net
+
+def no_stride(net):
+    net.stage2[0].branch[0][0].stride = (1,1); net.stage2[0].branch[0].append(nn.MaxPool2d(2, ceil_mode=True))
+    return net
+
+not_timms = dict(max_blur=lambda: recipe_net(Recipe('x', shortcut='max_blur'), 10), pooled=lambda: recipe_net(Recipe('x', down='avg'), 10),
+    blurred=lambda: recipe_net(Recipe('x', down='blur'), 10), mish=lambda: recipe_net(Recipe('x', act='Mish'), 10),
+    no_pool=lambda: recipe_net(Recipe('x', stem_pool=False), 10), average=lambda: with_part('stem.3', lambda _: nn.AvgPool2d(3, 2, 1)),
+    ceil=lambda: with_part('stem.3', lambda _: nn.MaxPool2d(3, 2, ceil_mode=True)), floor=lambda: with_part('stage3.0.shortcut.pool',
+    lambda _: nn.AvgPool2d(2)), block=lambda: ResNet(10, [2,2,2,2], OtherBlock), eps=lambda: with_norms(eps=1e-3),
+    momentum=lambda: with_norms(momentum=.2), head=lambda: with_part('head.0', lambda _: nn.AdaptiveMaxPool2d(1)),
+    strides=lambda: no_stride(resnet18(10)), dilated=lambda: with_part('stage4.1.branch.0.0', lambda c: nn.Conv2d(512, 512, 3, padding=2,
+    dilation=2, bias=False)))
+
+@pytest.mark.parametrize('name', not_timms)
+def test_to_timm_refuses_what_does_something_else(name):
+    "Though timm would load its weights without a word; a fresh net's silent branches do not hide it"
+    model = not_timms[name]()
+    state,rng,modes = deepcopy(model.state_dict()),torch.get_rng_state(),[m.training for m in model.modules()]
+    timm_net(18, 10).load_state_dict({timm_name(k):o for k,o in model.state_dict().items()})
+    rng = torch.get_rng_state()
+    with pytest.raises(Exception) as e: to_timm(model)
+    assert one_line(e, 'something else', 'timm')
+    assert all(torch.equal(o, state[k]) for k,o in model.state_dict().items()) and modes==[m.training for m in model.modules()]
+    assert torch.equal(rng, torch.get_rng_state())
+
+@pytest.mark.parametrize('make', [lambda: resnet18(10), lambda: resnet50(10).eval(), lambda: speed_up(resnet18(10)), lambda: resnet18(3, c_in=1),
+    lambda: resnet18(10).half(), lambda: recipe_net(Recipe('x'), 10), lambda: with_part('head', lambda h: nn.Sequential(*h[:2], nn.Linear(512, 10)))],
+    ids=['18','50','fast','grey','half','recipe','head'])
+def test_to_timm_takes_what_does_the_same(make):
+    model = make()
+    weights = to_timm(model)
+    c_in,n_out = weights['conv1.0.weight'].shape[1],len(weights['fc.bias'])
+    ref = timm.create_model('resnet50d' if 'layer1.0.conv3.weight' in weights else 'resnet18d', in_chans=c_in, num_classes=n_out)
+    ref.load_state_dict(weights)
+    x = torch.randn(2, c_in, 65, 49)
+    with torch.no_grad(): torch.testing.assert_close(model.float().eval()(x), ref.eval()(x), rtol=1e-4, atol=1e-4)
+
+def test_from_timm_asks_the_folder(tmp_path):
+    "timm keeps a config.json beside its weights; names and shapes alone do not tell resnetaa50d from resnet50d"
+    save_file(timm_net(18).state_dict(), tmp_path/'model.safetensors')
+    for kind,fine in (('resnet18d',True), ('resnetaa50d',False), ('resnetblur18',False)):
+        (tmp_path/'config.json').write_text(json.dumps(dict(architecture=kind)))
+        if fine: from_timm(tmp_path/'model.safetensors')
+        else:
+            with pytest.raises(Exception) as e: from_timm(tmp_path/'model.safetensors')
+            assert one_line(e, 'model.safetensors', kind, 'config.json')
+
+def test_from_timm_of_other_channels(tmp_path):
+    ref = randomise_bn(timm.create_model('resnet18d', in_chans=1, num_classes=4)).eval()
+    save_file(ref.state_dict(), tmp_path/'grey.safetensors')
+    x = torch.randn(2,1,65,49)
+    torch.testing.assert_close(from_timm(tmp_path/'grey.safetensors').eval()(x), ref(x))
