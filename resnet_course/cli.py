@@ -46,8 +46,8 @@ def _check_run(out, precision=None):
     if why:=cannot_write(out): raise CourseError(f"--out {out}: {why}; name a folder of yours")
     if not precision: return
     from types import SimpleNamespace
-    from resnet_course.training import default_device, get_learner
-    get_learner(SimpleNamespace(device=default_device(), path=Path('.')), None, precision)
+    from resnet_course.training import default_device, get_learner, nn
+    get_learner(SimpleNamespace(device=default_device(), path=Path('.')), nn.Identity(), precision)
 
 # %% ../nbs/tools/cli.ipynb #b7d92dcb
 def save_curves(records, file:Path):
