@@ -2,40 +2,38 @@
 PYTHON ?= python3
 VENV ?= .venv
 DATA ?= sample
-BIN := $(abspath $(VENV))/bin
-READY := $(VENV)/.ready
+# For the shell, whatever is in a path: spaces, quotes, dollars. Scripts are run by the venv's python, since the path that
+# is written into them may be one that a shell does not take.
+quote = '$(subst ','\'',$(value $(1)))'
+V := $(call quote,VENV)
+PY := $(V)/bin/python
 # The notebooks and tests run without a network, where the system lets a user take it away.
 OFFLINE := $(shell unshare -rn true 2>/dev/null && echo "unshare -rn")
 
-run: $(READY)  ## train the ladder of models; DATA=imagenette or a folder for real photos
-	$(BIN)/resnet_course ladder --data "$(DATA)" --resume
+run: venv  ## train the ladder of models; DATA=imagenette or a folder for real photos
+	$(PY) -m resnet_course ladder --data $(call quote,DATA) --resume
 
-test: $(READY)  ## everything that CI runs
-	PATH="$(BIN):$$PATH" bash .ci/in_step
+test: venv  ## everything that CI runs
+	PATH="$$(cd $(V)/bin && pwd):$$PATH" bash .ci/in_step
 	@test -n "$(OFFLINE)" || echo "no unshare here: the tests run with the network on"
-	$(OFFLINE) $(BIN)/nbdev_test --n_workers 1 --timing
+	$(OFFLINE) $(PY) $(V)/bin/nbdev_test --n_workers 1 --timing
 	@# several processes: one thread each, or they stall each other
-	$(OFFLINE) env OMP_NUM_THREADS=1 $(BIN)/nbdev_test
-	$(OFFLINE) $(BIN)/nbdev_test --path index.ipynb
-	$(OFFLINE) $(BIN)/python .ci/exercises
-	$(OFFLINE) $(BIN)/python -m pytest -q tests
+	$(OFFLINE) env OMP_NUM_THREADS=1 $(PY) $(V)/bin/nbdev_test
+	$(OFFLINE) $(PY) $(V)/bin/nbdev_test --path index.ipynb
+	$(OFFLINE) $(PY) .ci/exercises
+	$(OFFLINE) $(PY) -m pytest -q tests
 
-lab: $(READY)  ## open the lessons in JupyterLab
+lab: venv  ## open the lessons in JupyterLab
 	@# fastai scripts a function when it is imported, of which torch warns: nothing that a learner could mend
-	PYTHONWARNINGS=ignore::FutureWarning:torch.jit._script $(BIN)/jupyter lab --notebook-dir=. nbs/00_why.ipynb
+	PYTHONWARNINGS=ignore::FutureWarning:torch.jit._script $(PY) -m jupyterlab --notebook-dir=. nbs/00_why.ipynb
 
-readme: $(READY)  ## make README.md from index.ipynb
-	$(BIN)/python .ci/readme.py
+readme: venv  ## make README.md from index.ipynb
+	$(PY) .ci/readme.py
 
-$(READY): settings.ini setup.py
-	@# a venv that was not finished, or of an older Python, is made anew
-	$(BIN)/python -c 'import pip, sys; assert sys.version_info>=(3,11)' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]'
-	$(BIN)/python -m pip check
-	if git rev-parse --git-dir >/dev/null 2>&1; then $(BIN)/nbdev_install_hooks; fi
-	touch $@
+venv:
+	@bash .ci/venv $(V) $(call quote,PYTHON)
 
 help:
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*##/\t/'
+	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:[^#]*##/\t/'
 
-.PHONY: run test lab readme help
+.PHONY: run test lab readme venv help

@@ -1,4 +1,5 @@
 "Name, version, requirements and commands are read from settings.ini."
+import re
 from configparser import ConfigParser
 from pathlib import Path
 from setuptools import setup, find_packages
@@ -7,10 +8,17 @@ ini = ConfigParser(delimiters=['='])
 ini.read('settings.ini', encoding='utf-8')
 cfg = ini['DEFAULT']
 
+def readme():
+    "README.md with its links to other files made absolute, since PyPI has only this one; code is left as it is"
+    parts = re.split(r'(```.*?```|`[^`\n]+`)', Path('README.md').read_text(encoding='utf-8'), flags=re.S)
+    at = f"{cfg['git_url']}/blob/{cfg['branch']}/"
+    parts[::2] = [re.sub(r'\]\((?!\w+:|#)', f']({at}', o) for o in parts[::2]]
+    return ''.join(parts)
+
 setup(
     name=cfg['lib_name'], version=cfg['version'], description=cfg['description'], keywords=cfg['keywords'],
     author=cfg['author'], author_email=cfg['author_email'], url=cfg['git_url'], license='Apache-2.0',
-    long_description=Path('README.md').read_text(encoding='utf-8'), long_description_content_type='text/markdown',
+    long_description=readme(), long_description_content_type='text/markdown',
     packages=find_packages(include=[cfg['lib_name'] + '*']), include_package_data=True, zip_safe=False,
     python_requires='>=' + cfg['min_python'],
     install_requires=cfg['requirements'].split(), extras_require={'dev': cfg['dev_requirements'].split()},

@@ -12,6 +12,7 @@ from torchvision import models   # after fastai, which has others
 from .kit.files import CourseError, load_json, save_json
 from .kit.photos import data_name, fingerprint, photos_by_class
 from .kit.costs import layer_costs
+from .kit.results import record_files
 from .kit.runs import commit, hardware, versions
 from .kit.timing import interleaved, machine_peaks, peak_memory, plain_step, profile_epoch, training_step
 from .data import course_path, get_data, n_workers, run_settings
@@ -263,8 +264,8 @@ def bench(
     quick:bool=False, # tiny sizes, to see it run; its figures mean nothing
 ) -> dict: # the records, {part's name: record}
     "Compares the course's speed with chapter 14, fastai, timm and torchvision. Raises `CourseError` for unknown parts"
-    if unknown:=[o for o in parts if o not in bench_parts]:
-        raise CourseError(f"no part '{unknown[0]}' in the bench; its parts are {', '.join(bench_parts)}")
+    for o in parts or ['']:
+        if o not in bench_parts: raise CourseError(f"no part '{o}' in the bench; its parts are {', '.join(bench_parts)}")
     path,out,res = course_path(data),Path(out),{}
     keep_memory()
     b = _Bench(path, repeats, quick)
@@ -286,9 +287,10 @@ def bench(
 
 # %% ../nbs/tools/bench.ipynb #91f65b83
 def bench_results(folder:Path='../results/bench') -> dict:
-    "The records in a `folder` of `bench`, as {part's name: record}; the parts that are there"
-    recs = {name:load_json(Path(folder)/f'{part}-{name}.json') for part,name in bench_parts.items()}
-    return {k:o for k,o in recs.items() if o}
+    """The records in a `folder` of `bench`, as {part's name: record}; the parts that are there. Raises `CourseError` if there
+    is no such folder"""
+    files = {f.stem:f for f in record_files(folder)}
+    return {name:load_json(files[o]) for part,name in bench_parts.items() if (o:=f'{part}-{name}') in files}
 
 def bench_rows(record:dict) -> pd.DataFrame:
     "What was measured, from one of `bench_results`: one row for each measurement, for `show_table`"

@@ -7,14 +7,16 @@ __all__ = ['rungs', 'app', 'experiments', 'save_curves', 'course', 'ladder', 'ex
            'progress', 'doctor', 'main']
 
 # %% ../nbs/tools/cli.ipynb #df0caccd
-import json, os, platform, shutil, sys, warnings
+import json, logging, os, sys, warnings
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
+from typer.core import TyperGroup
 from .kit.files import CourseError, check_name, first_line, write_whole
+from .doctor import cannot_write, checks, said
 
 # %% ../nbs/tools/cli.ipynb #debf86dd
 rungs = ('fcn', 'resblock', 'resblock2', 'resnet18', 'resnet50')
@@ -30,6 +32,22 @@ def _check_epochs(epochs:Optional[int]):
     if epochs is not None and epochs<1:
         raise CourseError(f"--epochs {epochs}: there is nothing to train; give 1 or more")
     return epochs
+
+def _check_data_name(data:Optional[str]):
+    if data=='': raise CourseError("--data is empty: name a folder, or sample or imagenette")
+    return data
+
+def _check_precision(precision:Optional[str]):
+    if precision is not None: check_name('precision', precision, ('fp32','bf16','fp16'))
+    return precision
+
+def _check_run(out, precision=None):
+    "What would only come up when the photos are decoded: raises `CourseError` if a run cannot write or compute so"
+    if why:=cannot_write(out): raise CourseError(f"--out {out}: {why}; name a folder of yours")
+    if not precision: return
+    from types import SimpleNamespace
+    from resnet_course.training import default_device, get_learner
+    get_learner(SimpleNamespace(device=default_device(), path=Path('.')), None, precision)
 
 # %% ../nbs/tools/cli.ipynb #b7d92dcb
 def save_curves(records, file:Path):
@@ -51,22 +69,36 @@ def _run(runs:dict, out:Path) -> list:
         raise typer.Exit(130)
     res = show_table(summary(as_runs(records)).drop(columns=['spread','seeds']))
     typer.echo(res.to_markdown(tablefmt='simple', colalign=('left', *['right']*res.shape[1]), disable_numparse=True))
-    save_curves(records, out/'curves.png')
-    typer.echo(f'records and curves.png are in {out}')
+    made = 'records and curves.png'
+    try: save_curves(records, out/'curves.png')
+    except Exception as e:   # all is saved: a picture cannot make a run fail
+        typer.echo(f'warning: the curves could not be drawn ({type(e).__name__}: {first_line(e)})', err=True)
+        made = 'records'
+    typer.echo(f'{made} are in {out}')
     return records
 
 # %% ../nbs/tools/cli.ipynb #929350d7
-app = typer.Typer(add_completion=False, no_args_is_help=True)
+class _Stoppable(TyperGroup):
+    "Ctrl-C ends a command with one line"
+    def invoke(self, ctx):
+        try: return super().invoke(ctx)
+        except KeyboardInterrupt:
+            typer.echo('\nstopped', err=True)
+            raise typer.Exit(130) from None
+
+# plain text: without markup, in which [x] has a meaning, and with Python's own stack traces
+app = typer.Typer(cls=_Stoppable, add_completion=False, no_args_is_help=True, rich_markup_mode=None,
+                  pretty_exceptions_enable=False)
 
 @app.callback()
 def course(): "Residual networks, step by step: the command of the course."
 
 _data = typer.Option(help="sample, imagenette, or a folder with train/<class>/ and val/<class>/",
-                     show_default='RESNET_COURSE_DATA, else imagenette')
+                     show_default='RESNET_COURSE_DATA, else imagenette', callback=_check_data_name)
 _epochs = typer.Option(help="epochs for each model", show_default='as in the lesson or recipe', callback=_check_epochs)
 _seed = typer.Option(min=0, max=2**32-1, help="of weights, shuffling and augmentation")
 _resume = typer.Option('--resume', help="keep what is finished, and go on from the last checkpoint")
-_precision = typer.Option(help="fp32, bf16 or fp16", show_default='what suits this machine')
+_precision = typer.Option(help="fp32, bf16 or fp16", show_default='what suits this machine', callback=_check_precision)
 
 # %% ../nbs/tools/cli.ipynb #65fad93e
 def _ladder(path, settings, epochs, precision):
@@ -94,6 +126,7 @@ def ladder(
     "Train the rungs one after another; print the table, write a record for each run and a picture of the curves."
     from resnet_course.data import course_path, run_settings
     names = _names(models, rungs)
+    _check_run(out or Path('runs'), precision)
     path = course_path(data)
     exp = _ladder(path, run_settings(path), epochs, precision)
     out = out or Path('runs')/exp.name
@@ -120,7 +153,8 @@ def experiment(
     exp = _experiment(name)
     if epochs: exp = replace(exp, epochs=epochs)
     out = out or Path('runs')/name
-    names = _names(models, exp.nets) if models else exp.nets
+    names = exp.nets if models is None else _names(models, exp.nets)
+    _check_run(out)
     _run({n:partial(exp.run, n, seed, out, resume) for n in names}, out)
 
 # %% ../nbs/tools/cli.ipynb #1ac62a2b
@@ -143,14 +177,21 @@ def train(
     from resnet_course.data import course_path
     from resnet_course.kit.photos import data_name
     r = lesson.recipe(recipe)
-    if model: check_name('model', model, lesson.course_nets)
+    if model is not None: check_name('model', model, lesson.course_nets)
+    _check_run(out or Path('runs'), precision)
     path = course_path(data, (r if size is None else lesson.resized(r, size)).presize)
     out = out or Path('runs')/f'train-{data_name(path)}'
     run = partial(lesson.train, path, r, model, epochs, size, seed, out, resume, precision)
     _run({model or r.model:run}, out)
 
 # %% ../nbs/tools/cli.ipynb #f0a2536e
-_of_a_run = {*'command model recipe data seed epochs precision history seconds accuracy hardware versions'.split()}
+def _is_of_a_run(rec, needs_settings):
+    "Does the record hold what `reproduce` reads?"
+    whole = dict(command=str, model=str, recipe=str, data=dict, seed=int, epochs=int, precision=str, history=list,
+                 seconds=(int,float), accuracy=(int,float), hardware=dict, versions=dict)
+    if needs_settings: whole['settings'] = dict
+    return all(isinstance(rec.get(k), kind) for k,kind in whole.items()) and \
+        {'name','fingerprint'}<=set(rec['data']) and {'name','threads'}<=set(rec['hardware'])
 
 def _load_record(file):
     try: rec = json.loads(file.read_text(encoding='utf-8'))
@@ -159,8 +200,7 @@ def _load_record(file):
     command = str(rec.get('command', '')) if isinstance(rec, dict) else ''
     if command.startswith('train('):
         raise CourseError(f"{file} is of a net of your own, which only your code can build: repeat it with {command}")
-    settings = {'settings'} if command.split()[1:2] in (['ladder'],['train']) else set()
-    if len(command.split())<3 or not _of_a_run | settings <= set(rec):
+    if len(command.split())<3 or not _is_of_a_run(rec, command.split()[1] in ('ladder','train')):
         raise CourseError(f"{file} is not the record of a training run; "
                           + (f"this makes it again: {command}" if command else "name one of those in results/"))
     if not rec.get('complete', True): raise CourseError(f"{file} is of a run that was stopped: name a finished one")
@@ -207,7 +247,8 @@ def reproduce(
     data:Annotated[Optional[str], _data]=None,
     out:Annotated[Path, typer.Option(help="folder for the new record")]=Path('runs')/'reproduce',
     resume:Annotated[bool, _resume]=False,
-    precision:Annotated[Optional[str], typer.Option(help="fp32, bf16 or fp16", show_default="the record's")]=None,
+    precision:Annotated[Optional[str], typer.Option(help="fp32, bf16 or fp16", show_default="the record's",
+                                                    callback=_check_precision)]=None,
 ):
     "Train again what a record is of, and compare the accuracy."
     rec = _load_record(file)
@@ -215,6 +256,7 @@ def reproduce(
         raise CourseError(f"--out {out} holds the record itself: name another folder")
     kind,name = rec['command'].split()[1:3]
     precision = precision or rec['precision']
+    _check_run(out, precision)
     exp = _experiment(name) if kind=='experiment' else None
     path = _photos_of(rec, file, data, exp)
     if exp: exp = replace(exp, data=path, epochs=rec['epochs'], learner=dict(exp.learner, precision=precision))
@@ -231,7 +273,7 @@ def reproduce(
 @app.command()
 def bench(
     parts:Annotated[str, typer.Option(help="a steps, b epochs, c loading, d limits, e memory, f growth")]='abcdef',
-    data:Annotated[Optional[str], typer.Option(help="as in `ladder`")]=None,
+    data:Annotated[Optional[str], typer.Option(help="as in `ladder`", callback=_check_data_name)]=None,
     repeats:Annotated[int, typer.Option(help="how often each is measured; the median counts")]=5,
     out:Annotated[Path, typer.Option(help="folder for the records")]=Path('runs/bench'),
     resume:Annotated[bool, typer.Option('--resume', help="keep the parts whose records are in the folder")]=False,
@@ -239,6 +281,7 @@ def bench(
 ):
     "Compare the course's speed with chapter 14, fastai, timm and torchvision; print the tables, write the records."
     if repeats<1: raise CourseError(f"--repeats {repeats}: there is nothing to measure; give 1 or more")
+    _check_run(out)
     from resnet_course import bench as benchmark
     from resnet_course.kit.results import show_table
     records = benchmark.bench(parts, data, repeats, out, resume, quick)
@@ -258,74 +301,41 @@ def progress(reset:Annotated[bool, typer.Option('--reset', help="forget all pass
     for row in rows.itertuples(): typer.echo(f"{row.exercise:<{w1}}  {row.title:<{w2}}  {row.passed or '-'}")
     typer.echo(f'{(rows.passed!="").sum()} of {len(rows)} passed')
 
-# %% ../nbs/tools/cli.ipynb #02a3b3f4
-def _check_folder(what, folder, way_out):
-    "Is there room in the folder, and may you write to it?"
-    at = next(p for p in (folder, *folder.parents) if p.exists())
-    free,mend = shutil.disk_usage(at).free/1e9,None
-    if not os.access(at, os.W_OK): mend = f'it cannot be written to; {way_out} a folder of yours'
-    elif free<1: mend = f'only {free:.1f} GB free; make room'
-    return what, f'{folder}, {free:.0f} GB free', mend
-
-def _check_data(data):
-    "Which data a run would find; of the folder `data`, if there is one, also every broken photo"
-    from resnet_course.kit.photos import broken_images, photos_by_class
-    from resnet_course.data import course_path, imagenette_on_disk
-    name = data or os.environ.get('RESNET_COURSE_DATA')
-    to_fetch = 'Imagenette is not on this disk, and is downloaded when it is needed; --data sample needs no network'
-    try:
-        if name in (None, 'sample', 'imagenette'): yield 'data', str(imagenette_on_disk() or to_fetch), None
-        else:
-            path = course_path(name)
-            for file,reason in broken_images(path) if data else ():
-                yield 'broken', f'{file} ({reason})', 'repair or remove it'
-            n = {split: sum(map(len, classes.values())) for split,classes in photos_by_class(path).items()}
-            yield 'data', f"{name}: {n['train']} photos to train on, {n['val']} to validate on", None
-    except CourseError as e:
-        text,_,mend = str(e).partition(';')
-        yield 'data', text, mend.strip() or 'see README'
-
 # %% ../nbs/tools/cli.ipynb #372ffde1
-def _checks(data):
-    yield 'python', platform.python_version(), None
-    try:
-        import torchvision.ops   # fails to import where torch and torchvision do not fit each other
-        from resnet_course.kit.runs import hardware, versions
-        from resnet_course.data import fastai_path
-        from resnet_course.training import choose_precision
-    except Exception as e:
-        error = f'{type(e).__name__}: {first_line(e)}'
-        yield 'packages', error, "reinstall them: pip install -U --force-reinstall resnet_course"
-        return
-    hw = hardware()
-    precision,why = choose_precision()
-    yield 'packages', ', '.join(f'{k} {v}' for k,v in versions().items() if k!='python'), None
-    yield 'device', f"{hw['device']}: {hw['name']}, {hw['cores']} cores, {hw['threads']} threads", None
-    yield 'precision', f'{precision} ({why})', None
-    yield _check_folder('data kept', fastai_path('data'), 'set FASTAI_HOME to')
-    yield _check_folder('runs kept', Path('runs').absolute(), 'go to')
-    yield from _check_data(data)
-
 @app.command()
-def doctor(data:Annotated[Optional[str], typer.Option(help="a folder whose broken photos are listed")]=None):
+def doctor(data:Annotated[Optional[str], typer.Option(help="a folder whose broken photos are listed",
+                                                     callback=_check_data_name)]=None):
     "Say what the course runs on, which data it finds, and how to mend what is wrong; exit status 1 if anything is."
-    wrong = []
-    for what,found,mend in _checks(data):
-        typer.echo(f"{'!' if mend else ' '} {what:<10} {found}")
-        if mend: wrong.append(f'{found}: {mend}')
-    typer.echo(f'{len(wrong)} to mend:\n' + '\n'.join(wrong) if wrong else 'nothing is wrong')
+    wrong = 0
+    for what,found,mend in checks(data):
+        typer.echo(f'! {what:<10} {found}: {mend}' if mend else f'  {what:<10} {found}')
+        wrong += bool(mend)
+    typer.echo(f'{wrong} to mend: the lines with !' if wrong else 'nothing is wrong')
     if wrong: raise typer.Exit(1)
 
 # %% ../nbs/tools/cli.ipynb #6275ae9b
+def _mendable(e):
+    "The `CourseError` that tells what a user can mend; None for a bug"
+    if type(e).__name__=='OutOfMemoryError' or 'MPS backend out of memory' in str(e):   # torch's, not imported here
+        return CourseError("the GPU's memory is too small: close what else uses it, or `train` with a smaller --size")
+    if isinstance(e, RuntimeError) and str(e).startswith('DataLoader worker (pid'):
+        return CourseError("a process that loads photos was ended: there is too little memory, or shared memory in "
+                           "/dev/shm (in Docker, --shm-size=1g gives more)")
+    if isinstance(e, RuntimeError) and 'home directory' in str(e):
+        return CourseError("this user has no home: set FASTAI_HOME to a folder of yours, for data")
+    if isinstance(e, (CourseError, OSError)): return CourseError(said(e))
+
 def main():
     "The console script: tells in one line what a user can mend"
+    os.environ['MPLBACKEND'] = 'Agg'   # curves go to files; an inherited one may be of a notebook, and not be here
     # with fastai 2.8, torch warns at every start about `torch.jit.script`, and a user cannot mend that
     warnings.filterwarnings('ignore', message='.*torch.jit.script.*')
+    logging.getLogger('matplotlib').setLevel(logging.ERROR)   # it finds a cache of its own where there is no home
     for o in (sys.stdout,sys.stderr): o.reconfigure(errors='backslashreplace')   # some names of files are not text
     try: app()
     except Exception as e:
-        if type(e).__name__=='OutOfMemoryError' or 'MPS backend out of memory' in str(e):   # torch's, not imported here
-            e = CourseError("the GPU's memory is too small: close what else uses it, or `train` with a smaller --size")
-        if not isinstance(e, (CourseError, OSError)): raise
-        typer.echo(f'error: {e}', err=True)
+        if not (error:=_mendable(e)): raise
+        typer.echo(f'error: {error}', err=True)
         sys.exit(1)
+
+if __name__=='__main__' and '__file__' in globals(): main()   # python -m resnet_course.cli; a notebook is no file

@@ -8,17 +8,25 @@ __all__ = ['n_workers', 'get_data', 'batch_for', 'run_settings', 'imagenette_on_
 # %% ../nbs/01_data.ipynb #b36ea54a
 from torchvision.datasets import FashionMNIST
 from fastai.vision.all import *
-from .kit.files import CourseError, first_line, testing
-from .kit.photos import Photo, photos_by_class, sample_card
+from .kit.files import check_batch, CourseError, first_line, shared_memory, testing
+from .kit.photos import check_folder, class_of, Photo, photo_files, photos_by_class, sample_card
 from .kit.sample import make_sample
 
 # %% ../nbs/01_data.ipynb #75addb13
 def n_workers(
-    n:int # photos in the set
+    n:int, # photos in the set
+    batch_bytes:int=1, # what a batch takes, as a worker hands it over
 ) -> int:
-    "Processes that load photos: one for each core, up to 8; none for a small set, which loads sooner without, or under test"
-    return 0 if testing() or n<4000 else min(num_cpus(), 8)
+    "Processes that load photos: one for each core, up to 8, if there is memory to share; none for a small set or under test"
+    if testing() or n<4000: return 0
+    wanted,shared = min(num_cpus(), 8),shared_memory()
+    fit = int(min(wanted, max(0, shared/batch_bytes/2-1)))   # each keeps two batches ready, and two are in use
+    if fit<wanted:
+        print(f"{fit} of {wanted} processes load photos: they share memory, of which {shared/1e6:.0f} MB are free here "
+              "(/dev/shm; a container has more with --shm-size=1g)")
+    return fit
 
+# %% ../nbs/01_data.ipynb #bf6f4b2e
 def get_data(
     path:Path, # a folder with train/<class>/ and val/<class>/
     presize:int=160, # each photo is first cropped to a square and resized to this side
@@ -26,7 +34,8 @@ def get_data(
     bs:int=128, # photos in a batch
 ) -> DataLoaders: # `xb` is (bs, 3, resize, resize), normalised with ImageNet's statistics; `yb` is (bs,)
     "Presized, augmented `DataLoaders`, as in fastbook chapter 14. Raises `CourseError` for a folder that cannot be trained on"
-    path = Path(path)
+    path,val_bs = Path(path),max(bs,64)
+    check_batch(bs)
     found = photos_by_class(path)
     files = [f for split in found.values() for fs in split.values() for f in fs]
     n = sum(map(len, found['train'].values()))
@@ -35,10 +44,11 @@ def get_data(
                           f"use bs={n} or less")
     return DataBlock(
         blocks=(ImageBlock(Photo), CategoryBlock), get_items=lambda _: files,
-        splitter=GrandparentSplitter(valid_name='val'), get_y=parent_label, item_tfms=Resize(presize),
+        splitter=GrandparentSplitter(valid_name='val'), get_y=class_of, item_tfms=Resize(presize),
         batch_tfms=[*aug_transforms(min_scale=0.5, size=resize), Normalize.from_stats(*imagenet_stats)],
-    ).dataloaders(path, path=path, bs=bs, val_bs=max(bs,64), num_workers=n_workers(len(files)))
+    ).dataloaders(path, path=path, bs=bs, val_bs=val_bs, num_workers=n_workers(len(files), 3*presize**2*val_bs))
 
+# %% ../nbs/01_data.ipynb #6a2cec40
 def batch_for(
     n:int, # photos to train on
     most:int, # in a batch
@@ -49,7 +59,8 @@ def batch_for(
 def run_settings(path:Path) -> dict: # keyword arguments of `get_data`
     "Sizes and batch that suit the data: chapter 14's, or small ones for the drawn sample; no batch larger than the set"
     if card:=sample_card(path): return dict(presize=min(card['size'],72), resize=min(card['size'],64), bs=16)
-    n = len([f for f in get_image_files(path/'train') if f.parent.parent==path/'train'])
+    train = Path(path)/'train'
+    n = len([f for f in photo_files(train) if f.parent.parent==train]) if train.is_dir() else 0
     return dict(presize=160, resize=128, bs=batch_for(n, 128))
 
 # %% ../nbs/01_data.ipynb #b83105a7
@@ -68,7 +79,7 @@ def imagenette_on_disk(presize:int=160):
     return found and _whole(found, 13394, "Imagenette's")
 
 def _whole(path, n, whose):
-    if (found:=len(get_image_files(path)))<n:
+    if (found:=len(photo_files(path)))<n:
         raise CourseError(f"{path} holds {found:,} of {whose} {n:,} photos; delete it, and it is downloaded again")
     return path
 
@@ -88,10 +99,15 @@ def course_path(
             "set RESNET_COURSE_DATA to a folder that holds Imagenette, "
             "or go on with the drawn sample: RESNET_COURSE_DATA=sample")
     path = Path(name).expanduser()
-    if path.is_dir() or path.suffix=='.zip' and path.is_file(): return path
-    raise CourseError(f"{name}: no such folder, and no data set of that name; "
-                      f"use {', '.join(map(repr, ('imagenette','sample',*_small_sets)))} "
-                      "or a folder with train/<class>/ and val/<class>/")
+    if path.suffix=='.zip' and os.path.isfile(path): return path
+    try: os.lstat(path)
+    except FileNotFoundError:
+        raise CourseError(f"{name}: no such folder, and no data set of that name; "
+                          f"use {', '.join(map(repr, ('imagenette','sample',*_small_sets)))} "
+                          "or a folder with train/<class>/ and val/<class>/") from None
+    except OSError: pass   # `check_folder` says it
+    check_folder(path)
+    return path
 
 # %% ../nbs/01_data.ipynb #8aaf13d7
 def _download(what, get, way_out):

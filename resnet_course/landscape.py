@@ -10,12 +10,14 @@ from dataclasses import replace
 from matplotlib.colors import LogNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from fastai.vision.all import *
-from itertools import pairwise, product   # after fastai, which has another `product`
+from itertools import product   # after fastai, which has another
 from .kit.files import CourseError, save_json
 from .kit.arrays import load_arrays
+from .kit.costs import copied, evaluating
 from .kit.runs import commit, hardware, versions
 from .training import choose_precision
 from .degradation import degradation_experiment
+from .ingredients import kept
 
 # %% ../nbs/16_landscape.ipynb #bb78cad6
 def filter_direction(
@@ -25,22 +27,68 @@ def filter_direction(
     "A random direction among the weights: each filter as long as the model's, 1-d tensors 0. Li et al. 2018, section 4"
     g = torch.Generator().manual_seed(seed)
     def like(w):
-        if w.ndim<2: return torch.zeros_like(w)
+        if w.ndim<2 or not (w.is_floating_point() or w.is_complex()): return torch.zeros_like(w)
         length = partial(torch.linalg.vector_norm, dim=tuple(range(1,w.ndim)), keepdim=True)
-        d = torch.randn(w.shape, generator=g).to(w)
+        d = torch.randn(w.shape, generator=g, dtype=w.dtype if w.is_complex() else None).to(w)
         return d*length(w)/length(d)
     return [like(p.detach()) for p in model.parameters()]
 
+# %% ../nbs/16_landscape.ipynb #f01d0a01
+class _Follow(torch.fx.Tracer):
+    "Follows an input; `read` are the tensors that forwards take from layers, and parts with hooks are not entered"
+    def __init__(self):
+        super().__init__()
+        self.read = set()
+    def is_leaf_module(self, m, name): return super().is_leaf_module(m, name) or _has_hooks(m)
+    def getattr(self, attr, value, cache):
+        if isinstance(value, Tensor): self.read.add(id(value))
+        return super().getattr(attr, value, cache)
+
+def _has_hooks(m):
+    return any(vars(m)[f'_{o}_hooks'] for o in ('forward','forward_pre','backward','backward_pre'))
+
+def _can_fold(conv, norm, read):
+    "Are they what their types say, of one number format that has digits enough, and nobody has `read` their weights?"
+    if (type(conv),type(norm))!=(nn.Conv2d,nn.BatchNorm2d) or norm.running_mean is None or norm.running_var is None:
+        return False
+    if any(m.training or 'forward' in vars(m) or _has_hooks(m) for m in (conv,norm)): return False
+    ts = [*conv.parameters(), *conv.buffers(), *norm.parameters(), norm.running_mean, norm.running_var]
+    alike = len({(o.dtype,o.device) for o in ts})==1 and conv.weight.dtype in (torch.float32,torch.float64)
+    return alike and norm.num_features==conv.out_channels and not read & {id(o) for o in ts}
+
 # %% ../nbs/16_landscape.ipynb #8b03b48b
+def _pairs(model):
+    "The names of the convolutions and norms of `model`, evaluating, of which each feeds the other and nothing else"
+    model,tracer = copied(model).eval(),_Follow()   # a forward may leave something behind
+    try:
+        optional = [o for o in inspect.signature(model.forward).parameters.values() if o.default is not o.empty]
+        nodes = [] if optional else tracer.trace(model).nodes   # another argument may be another way
+    except Exception: return []   # of the net's own code: it asks an input for its values, say
+    if any(isinstance(v, torch.fx.Proxy) for m in model.modules() for v in vars(m).values()): return []   # kept for later
+    calls = defaultdict(list)   # of each module
+    for n in nodes:
+        if n.op=='call_module': calls[model.get_submodule(n.target)].append(n)
+    hidden = {o for m in calls for o in m.modules() if o is not m}
+    pairs = []
+    for norm,uses in calls.items():
+        feeds = {o for n in uses for o in n.all_input_nodes}
+        conv = first(m for m,ns in calls.items() if feeds==set(ns))
+        if conv is None or {conv,norm}&hidden or any(len(o.users)>1 for o in feeds): continue
+        if _can_fold(conv, norm, tracer.read): pairs.append((calls[conv][0].target, uses[0].target))
+    return pairs
+
+def _folded(model, pairs):
+    "A copy of `model` in which the `pairs` are folded, wherever they hang"
+    memo = {}
+    for a,b in pairs:
+        conv,norm = model.get_submodule(a),model.get_submodule(b)
+        memo |= {id(conv):fuse_conv_bn_eval(conv, norm), id(norm):nn.Identity()}   # instead of copies of the two
+    return deepcopy(model, memo)
+
 def fold_norms(model:nn.Module) -> nn.Module:
-    "A copy for evaluation, in which convolutions have taken in the batch norms (not `FastNorm`) that follow them"
-    model = deepcopy(model).eval()
-    for seq in [m for m in model.modules() if isinstance(m, nn.Sequential)]:
-        for (a,conv),(b,bn) in pairwise(list(seq.named_children())):
-            if isinstance(conv, nn.Conv2d) and type(bn) is nn.BatchNorm2d:
-                setattr(seq, a, fuse_conv_bn_eval(conv, bn))
-                setattr(seq, b, nn.Identity())
-    return model
+    "A copy for evaluation, in which convolutions have taken in the `nn.BatchNorm2d` that is all they feed"
+    model = copied(model).eval()
+    return _folded(model, _pairs(model))
 
 # %% ../nbs/16_landscape.ipynb #61b19a98
 def _digest(model, *tensors) -> str:
@@ -75,6 +123,18 @@ def _begun(file, about, what):
         raise CourseError(f"{file} is of another surface ({', '.join(diff)} differ): delete it, or name another file")
     return rec if rec['surface'] else None
 
+# %% ../nbs/16_landscape.ipynb #f01d0a02
+def _walk(net, seeds):
+    "A function of x and y: the evaluating `net` at w+x*d1+y*d2, folded"
+    weights = [p.detach().clone() for p in net.parameters()]
+    d1,d2 = [filter_direction(net, o) for o in seeds]
+    pairs = _pairs(net)
+    @torch.no_grad()
+    def at(x, y):
+        for p,w,a,b in zip(net.parameters(), weights, d1, d2): p.copy_(w + x*a + y*b)
+        return _folded(net, pairs).to(memory_format=torch.channels_last)
+    return at
+
 # %% ../nbs/16_landscape.ipynb #857155ad
 def surface(
     model:nn.Module, # with the weights in the middle of the picture; is left as it is
@@ -87,12 +147,14 @@ def surface(
     bf16:bool=None, # compute in bf16? None: where `choose_precision` does
     about:dict=None, # what else the record says, such as the training's record
 ) -> dict: # in `surface`: `losses`, a row for each of `ys` and a column for each of `xs`, and what they are of
-    "The loss at w+x*d1+y*d2 around the weights w. Raises `CourseError` if `file` is damaged or of another surface"
+    """The loss at w+x*d1+y*d2 around the weights w; of an `Averaged` net the average's. Raises `CourseError` if `file` is
+    damaged or of another surface, or where evaluation does not use the weights that would move"""
     file = Path(file)
     if bf16 is None: bf16 = choose_precision(xb.device)[0]=='bf16'
     about = {k:v for k,v in (about or {}).items() if k not in ('complete','surface')}
-    net = deepcopy(model).float()
+    with evaluating(kept(model)) as net: net = copied(net).float()
     xb,yb = xb.as_subclass(Tensor),yb.as_subclass(Tensor)
+    if xb.is_floating_point(): xb = xb.float()
     what = dict(xs=[*map(float,xs)], ys=[*map(float,ys)], seeds=[*seeds], images=len(xb),
                 precision='bf16' if bf16 else 'fp32', fingerprint=_digest(net, xb, yb))
     empty = dict(what, seconds=0., losses=[[None]*len(xs) for _ in ys],
@@ -100,15 +162,15 @@ def surface(
     rec = _begun(file, about, what) or dict(about, complete=False, surface=empty)
     s = rec['surface']
     missing = [(i,j) for i,j in product(range(len(ys)), range(len(xs))) if s['losses'][i][j] is None]
-    weights = [p.detach().clone() for p in net.parameters()]
-    d1,d2 = [filter_direction(net, o) for o in seeds]
+    at = _walk(net, seeds)
+    with torch.no_grad(): flat = missing and torch.equal(*(at(o, o)(xb[:64]) for o in (0,1)))
+    if flat:
+        raise CourseError(f"a surface of {type(net).__name__} would be flat: evaluation uses none of its "
+                          f"{len([*net.parameters()])} parameters; pass the net that it does use")
     xb = xb.contiguous(memory_format=torch.channels_last)
     for i,j in progress_bar(missing, leave=False):
         start = time.perf_counter()
-        with torch.no_grad():
-            for p,w,a,b in zip(net.parameters(), weights, d1, d2): p.copy_(w + s['xs'][j]*a + s['ys'][i]*b)
-            at = fold_norms(net).to(memory_format=torch.channels_last)
-        s['losses'][i][j] = mean_loss(at, xb, yb, bf16)
+        s['losses'][i][j] = mean_loss(at(s['xs'][j], s['ys'][i]), xb, yb, bf16)
         s['seconds'] += time.perf_counter()-start
         rec['complete'] = (i,j)==missing[-1]
         save_json(file, rec)
@@ -131,15 +193,18 @@ def plot_surfaces(
     records:list, # from `surface`
     top:float=10., # higher losses are drawn as this
 ): # the figure
-    "Contour lines and a 3-d picture of each record's surface, all on one scale"
+    "Contour lines and a 3-d picture of each record's surface, all on one scale. Raises `CourseError` if one is not complete"
     n = len(records)
-    zs = [np.clip(r['surface']['losses'], None, top) for r in records]
+    missing = [r.get('model') for r in records if None in sum(r['surface']['losses'], [])]
+    if missing: raise CourseError(f"the surface of {missing[0]} is not complete: call `surface` again, it goes on from there")
+    zs = [np.nan_to_num(r['surface']['losses'], nan=top).clip(1e-6, top) for r in records]   # not a number: it diverged
     norm = LogNorm(min(z.min() for z in zs), top)
     side = min(3.5, 10/n)
     fig = plt.figure(figsize=(side*n, 2*side), layout='constrained')
     for i,(r,z) in enumerate(zip(records, zs), 1):
         at = np.meshgrid(r['surface']['xs'], r['surface']['ys'])
-        ax = fig.add_subplot(2, n, i, title=r.get('model'), aspect='equal')
+        ax = fig.add_subplot(2, n, i, aspect='equal')
+        ax.set_title(r.get('model'), parse_math=False)
         lines = ax.contour(*at, z, np.geomspace(norm.vmin, top, 24)[:-1], norm=norm)
         ax.clabel(lines, lines.levels[::4], fmt='%.2g', fontsize=7)
         ax = fig.add_subplot(2, n, n+i, projection='3d')

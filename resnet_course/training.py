@@ -29,17 +29,16 @@ def choose_precision(device=None) -> tuple: # ('fp16', 'bf16' or 'fp32', the rea
 # %% ../nbs/02_training.ipynb #0a7d354d
 class CPUMixedPrecision(ChannelsLast):
     "bf16 autocast and channels_last on a CPU, where fastai's `MixedPrecision` does nothing; loss and weights stay fp32"
-    order = 10
+    order = math.inf   # the last before the net is called, so that nothing can fail between
     def before_batch(self):
-        self.learn.xb = tuple(x.to(memory_format=torch.channels_last) if x.ndim==4 else x for x in self.xb)
+        self.learn.xb = tuple(x.to(memory_format=torch.channels_last) if getattr(x, 'ndim', 0)==4 else x
+                              for x in self.xb)
         # For this one call, and over when it fails or is interrupted: the loss, and a notebook's next cell, are fp32.
-        def forward(*xb):
-            del model.forward
-            with torch.autocast('cpu', dtype=torch.bfloat16): return model.forward(*xb)
+        def in_bf16(*xb):
+            self.learn.model = model
+            with torch.autocast('cpu', dtype=torch.bfloat16): return to_float(model(*xb))
         model = self.model
-        model.forward = forward
-    def after_pred(self): self.learn.pred = to_float(self.pred)
-    def after_cancel_batch(self): vars(self.model).pop('forward', None)
+        self.learn.model = in_bf16
 
 # %% ../nbs/02_training.ipynb #caa0aafa
 def check_precision(precision, device=None):
@@ -69,15 +68,30 @@ def get_learner(
     if device.type=='cpu': return learn.add_cb(CPUMixedPrecision())
     return learn.to_fp16() if precision=='fp16' else learn.to_bf16()
 
+# %% ../nbs/02_training.ipynb #c0ffee02
+def _check_top_k(inp, targ, k):
+    if inp.ndim!=2 or targ.shape!=inp.shape[:1] or targ.is_floating_point():
+        raise CourseError(f"top-k accuracy takes scores (bs, c) and class numbers (bs,), not {tuple(inp.shape)} and "
+                          f"{tuple(targ.shape)} of {targ.dtype}: for one-hot targets pass `targ.argmax(1)`")
+    if not len(targ): raise CourseError("top-k accuracy of no rows is not defined: leave an empty batch out")
+    low,high = targ.min().item(),targ.max().item()
+    if low<0 or high>=inp.shape[1]:
+        raise CourseError(f"class {low if low<0 else high} is none of the {inp.shape[1]} that have scores, which are "
+                          f"numbered from 0 to {inp.shape[1]-1}")
+    if k<1 or k!=int(k): raise CourseError(f"k is {k}: it is a number of guesses, 1 or more")
+
 # %% ../nbs/02_training.ipynb #ac10d1ed
 def top_k_accuracy(
     inp:Tensor, # (bs, c) scores
     targ:Tensor, # (bs,) class numbers
     k:int=5, # how many guesses
 ) -> Tensor: # scalar between 0 and 1
-    "Share of rows where fewer than `k` classes score strictly higher than the right one"
-    right = inp.gather(1, targ[:,None])
-    return ((~(inp<=right)).sum(1) < k).float().mean()   # not `inp>right`: a score that is nan is no hit
+    """Share of rows where fewer than `k` classes score strictly higher than the right one, whose score is a number.
+    Raises `CourseError` for other shapes, no rows, classes that are none, and `k` below 1"""
+    _check_top_k(inp, targ, k)
+    right = inp.gather(1, targ.long()[:,None])
+    higher = (~(inp<=right)).sum(1)   # not `inp>right`: nan counts as higher than any
+    return ((higher<k) & ~right[:,0].isnan()).float().mean()
 
 # %% ../nbs/02_training.ipynb #9e21b78e
 def fit_or_show(

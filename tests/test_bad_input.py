@@ -67,7 +67,7 @@ breaks = dict(truncated=truncated, text=text, empty=empty, checksum=png_with_a_b
 
 @pytest.mark.parametrize('kind, workers', [*((o,0) for o in breaks), ('truncated',2)])
 def test_a_broken_file_is_named(tmp_path, monkeypatch, kind, workers):
-    monkeypatch.setattr(data, 'n_workers', lambda n: workers)
+    monkeypatch.setattr(data, 'n_workers', lambda *_: workers)
     path = photo_set(tmp_path/'set')
     bad = path/'train'/'dog'/'bad.jpg'
     breaks[kind](bad)
@@ -306,7 +306,8 @@ def test_a_folder_and_a_zip_hold_the_same(drawn, tmp_path, kind):
 @pytest.mark.parametrize('spoil, words', [
     (lambda p: shutil.rmtree(p/'val'), ['no images in train/<class>/ and test/<class>/']),
     (lambda p: shutil.rmtree(p/'train'), ['no images in train/<class>/']),
-    (lambda p: shutil.rmtree(p/'train'/'dog'), ['dog', 'no folder in train']),
+    (lambda p: shutil.rmtree(p/'train'/'dog'), ['no photos in train for dog']),
+    (lambda p: [f.unlink() for f in (p/'train'/'dog').iterdir()], ['no photos in train for dog']),
     (lambda p: photo(p/'train'/'dog'/'9.jpg', size=(41,40)), ['9.jpg', 'one size']),
     (lambda p: [photo(f, size=(41,40)) for f in get_image_files(p/'val')], ['val', 'one size']),
     (lambda p: (p/'val'/'cat'/'0.jpg').write_text('x'), ['0.jpg', 'not a readable image'])])

@@ -12,7 +12,7 @@ from resnet_course.kit.runs import fit_seconds, measured_fit
 from resnet_course.data import get_data
 from resnet_course.training import get_learner
 from resnet_course.fcn import get_fcn
-from resnet_course.loading import (_mark, cached_chapter_data, cached_data, cached_photos, center_squares,
+from resnet_course.loading import (_mark, cache_bytes, cached_chapter_data, cached_data, cached_photos, center_squares,
                                    PhotoCache, PhotoCrops, PhotoFiles, random_crops, random_squares)
 from conftest import CtrlC, one_line, photo_set
 
@@ -240,6 +240,47 @@ def test_a_large_cache_is_not_read_whole(tmp_path):
     assert mb()-before < 100
     assert not a[0].flags.writeable
 
+def aged(file, days): os.utime(file, (time.time()-86400*days,)*2)
+def kept(): return sorted(o.name for o in Path('cache').ls())
+
+def test_what_the_caches_hold(path):
+    assert cache_bytes(Path('cache'))==cache_bytes('cache')==0
+    files = [photos_of(path, size).file for size in (24,16)]
+    (Path('cache')/'set-24-01234567.photos').write_bytes(b'of somebody else')
+    assert cache_bytes('cache')==sum(f.stat().st_size for f in files)
+    assert cache_bytes()==cache_bytes(fastai_path('data')/'resnet-course-cache')
+
+def test_caches_that_nobody_uses_go(path):
+    old,used,new = (photos_of(path, size).file for size in (24,16,20))
+    mine = [Path('cache')/o for o in ('my.photos', 'set-24-01234567.photos', 'a.jpg')]
+    for o in mine: o.write_bytes(b'x'*100)
+    for o in (old,used,*mine): aged(o, 31)
+    aged(new, 29)
+    assert isinstance(photos_of(path, 16), PhotoCache)   # a use counts, and removes nothing
+    assert old.exists()
+    photos_of(path, 12)
+    assert not old.exists() and used.exists() and new.exists() and all(o.exists() for o in mine)
+
+def test_the_longest_unused_make_room(path, monkeypatch):
+    a,b,c = (photos_of(path, size).file for size in (24,16,20))
+    for f,days in ((b,3),(c,2),(a,1)): aged(f, days)
+    size,disk = {f:f.stat().st_size for f in (a,b,c)},4*12**2*16 - 1
+    def usage(_): return types.SimpleNamespace(free=disk + sum(size[f] for f in size if not f.exists()))
+    monkeypatch.setattr(shutil, 'disk_usage', usage)
+    assert isinstance(photos_of(path, 12), PhotoCache) and not b.exists() and c.exists() and a.exists()
+
+def test_caches_stay_where_they_would_not_make_room(path, monkeypatch, capsys):
+    a = photos_of(path, 24).file
+    monkeypatch.setattr(shutil, 'disk_usage', lambda _: types.SimpleNamespace(free=0))
+    assert isinstance(photos_of(path, 1000), PhotoFiles) and a.exists() and 'GB are free' in capsys.readouterr().out
+
+def test_a_cache_of_somebody_else_is_used(path, monkeypatch):
+    a = photos_of(path)
+    def denied(*args, **kwargs): raise PermissionError(1, 'Operation not permitted')
+    monkeypatch.setattr(os, 'utime', denied)
+    unread(monkeypatch)
+    assert photos_of(path).file==a.file
+
 # --- odd images -------------------------------------------------------------------------------------------------
 def exif(f, orientation):
     e = Image.Exif(); e[0x112] = orientation
@@ -262,7 +303,7 @@ def test_decoded_as_photo_does(tmp_path, name):
     assert x.dtype==np.uint8 and x.flags.c_contiguous and np.array_equal(x, expected)
 
 def test_plain_jpegs_go_to_torchvision(tmp_path, monkeypatch):
-    monkeypatch.setattr(Photo, 'create', lambda _: 1/0)
+    monkeypatch.setattr(photos, 'read_photo', lambda _: 1/0)
     for o in ('plain.jpg','grey.jpg','exif6.jpg'): odd[o](tmp_path/o); decode_photo(tmp_path/o)
 
 def test_without_torchvisions_decoder(tmp_path, monkeypatch):
@@ -411,25 +452,28 @@ def test_batches_of_an_epoch_have_other_crops(path):
     xs = [xb for xb,_ in data_of(path, bs=2).train]
     assert len({x.numpy().tobytes() for x in xs})==len(xs)==4
 
-def test_batches_are_made_meanwhile(drawn):
+def test_batches_are_made_meanwhile(drawn, monkeypatch):
+    "Whoever has the first batch has started `ahead` more, no fewer and no more, all of them in threads"
     for ahead in (1,3):
         dl = data_of(drawn, bs=8, ahead=ahead).train
-        made,batch = [],dl.dataset.batch
-        dl.dataset.batch = lambda *args: (made.append(threading.current_thread().name), batch(*args))[1]
-        it = iter(dl)
-        next(it)
-        for _ in range(100):
-            if len(made)==1+ahead: break
-            time.sleep(.02)
-        time.sleep(.05)
-        assert len(made)==1+ahead and threading.main_thread().name not in made
-        assert len(list(it))==7
+        started,threads,start,batch = [],[],loading._start,dl.dataset.batch
+        def starts(*args): started.append(start(*args)); return started[-1]
+        def noted(*args): threads.append(threading.current_thread()); return batch(*args)
+        dl.dataset.batch = noted
+        with monkeypatch.context() as m:
+            m.setattr(loading, '_start', starts)
+            it = iter(dl)
+            next(it)
+            assert len(started)==1+ahead
+            for o in started: o.result()
+            assert len(threads)==1+ahead and threading.main_thread() not in threads
+            assert len(list(it))==7
 
 def gone(before):
-    "True if no thread is left but those of `before`, after a moment"
-    for _ in range(100):
-        if not set(threading.enumerate())-before: return True
-        time.sleep(.02)
+    "True if the threads beyond those of `before` end"
+    left = set(threading.enumerate())-before
+    for o in left: o.join(60)   # no longer than it takes
+    return not any(o.is_alive() for o in left)
 
 def tiny_cached_learner(path, **kwargs):
     set_seed(42)

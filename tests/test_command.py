@@ -50,7 +50,7 @@ def test_ladder(tiny, command):
 @pytest.mark.parametrize('seed', [-1, 2**32])
 def test_a_seed_out_of_range(tiny, command, seed):
     status,_,err = command('ladder', '--data', tiny, '--seed', seed)
-    assert status==2 and '--seed' in err and 'or equal to' in err and not Path('runs').exists()
+    assert status==2 and '--seed' in err and str(2**32-1 if seed>0 else 0) in err and not Path('runs').exists()
 
 def test_precision(tiny, command):
     args = ['ladder','--data',tiny,'--models','fcn','--epochs',1,'--out','out','--precision']
@@ -260,6 +260,10 @@ def test_errors_of_reproduce(tiny, command, a_record):
     for k in ('settings','hardware','versions','seed','seconds','recipe'):
         Path('b.json').write_text(json.dumps({a:b for a,b in rec.items() if a!=k}))
         assert 'not the record of a training run' in error('b.json', '--data', tiny)
+    for k in ('settings','hardware','versions','seed','seconds','accuracy','data','epochs','model'):   # by hand, say
+        for o in (None, 'x' if k!='model' else 7, []): assert 'not the record of a training run' in changed(**{k:o})
+    assert 'not the record of a training run' in changed(hardware={})
+    assert 'not the record of a training run' in changed(data=dict(name='cats'))
     assert 'not the record of a training run; this makes it' in changed(command='resnet_course train')
     assert "no experiment 'degradatoin'" in changed(command='resnet_course experiment degradatoin')
 
@@ -275,7 +279,10 @@ def test_doctor_lists_broken_photos(command):
     bad = [path/'train'/'cat'/'a.jpg', path/'val'/'dog'/'b.jpg']
     for f in bad: f.write_text('x')
     status,out,_ = command('doctor', '--data', path)
-    assert status==1 and '2 to mend' in out and all(str(f) in out for f in bad)
+    assert status==1 and '2 to mend' in out
+    for f in bad:
+        line, = (o for o in out.splitlines() if str(f) in o)   # once, with the way out
+        assert line.startswith('! broken') and line.endswith(': repair or remove it')
 
 def test_a_name_that_cannot_be_printed(tmp_path):
     path = photo_set(tmp_path/'set')
@@ -288,3 +295,178 @@ def test_a_name_that_cannot_be_printed(tmp_path):
 def test_doctor_and_a_folder_that_is_no_set(command, folder):
     status,out,_ = command('doctor', '--data', folder)
     assert status==1 and '1 to mend' in out
+
+@pytest.mark.parametrize('why', [None, 'no C compiler: install one'])
+def test_doctor_and_the_c_loops(command, monkeypatch, why):
+    "Whether they are on, and why not; that is nothing to mend"
+    monkeypatch.setattr('resnet_course.speed.c_loops', lambda: why, raising=False)
+    status,out,_ = command('doctor')
+    assert status==0 and re.search(f"^  C loops +{f'off: {why}' if why else 'on'}$", out, re.M)
+
+def test_doctor_and_the_caches(command, monkeypatch):
+    monkeypatch.setattr('resnet_course.loading.cache_bytes', lambda: 2_345_678_901, raising=False)
+    assert re.search('^  caches +2.3 GB of decoded photos$', command('doctor')[1], re.M)
+
+@pytest.fixture
+def no_home(monkeypatch):
+    "As for a container's user: fastai's folder cannot be made. With what the system says, and where"
+    def set_home(error, at=None):
+        def fail(*_): raise error
+        monkeypatch.delenv('FASTAI_HOME')
+        if at: monkeypatch.setenv('FASTAI_HOME', at)
+        monkeypatch.setattr('fastai.data.external.fastai_cfg', fail)
+    return set_home
+
+@pytest.mark.parametrize('at', [None, '/proc/data'])
+@pytest.mark.parametrize('error, says', [(PermissionError(13, 'Permission denied', '/.fastai'), 'Permission denied'),
+    (OSError(30, 'Read-only file system', '/.fastai'), 'Read-only file system'),
+    (RuntimeError('Could not determine home directory.'), 'Could not determine home directory')])
+def test_doctor_without_a_home(command, no_home, error, says, at):
+    no_home(error, at)
+    status,out,err = command('doctor')
+    line, = re.findall('^! (data kept .*)$', out, re.M)
+    assert status==1 and err=='' and line.endswith(f'data: {says}; set FASTAI_HOME to a folder of yours'.removeprefix('data'))
+    assert (at or '.fastai') in line and 'runs kept' in out and '1 to mend' in out
+
+@pytest.mark.parametrize('args', [['ladder','--data','sample'], ['train','--data','sample'], ['train'], ['progress']])
+def test_runs_without_a_home(command, no_home, args):
+    "What needs fastai's folder says how to get one; own photos do without"
+    no_home(PermissionError(13, 'Permission denied', '/home-of-nobody/config.ini'), '/home-of-nobody')
+    status,out,err = command(*args)
+    assert (status,out)==(1,'')
+    assert err=='error: /home-of-nobody/config.ini: Permission denied; set FASTAI_HOME to a folder of yours\n'
+
+def test_own_photos_without_a_home(command, no_home):
+    no_home(PermissionError(13, 'Permission denied', '/.fastai'))
+    path = photo_set(Path('set'))
+    assert command('train', '--recipe', 'tiny', '--model', 'fcn', '--data', path, '--epochs', 1)[0]==0
+
+# --- ways in, and ways out ----------------------------------------------------------------------------------------
+def by_python(*args, **env):
+    return subprocess.run([sys.executable, '-W', 'ignore', '-m', *map(str, args)], env=os.environ|env,
+                          capture_output=True, text=True)
+
+@pytest.mark.parametrize('module', ['resnet_course','resnet_course.cli'])
+def test_by_the_name_of_a_module(module):
+    helped,wrong = by_python(module, '--help'),by_python(module, 'train', '--data', 'nowhere')
+    assert helped.returncode==0 and 'ladder' in helped.stdout
+    assert wrong.returncode==1 and wrong.stderr.startswith('error: nowhere: no such folder') and wrong.stdout==''
+
+def test_an_import_runs_nothing():
+    code = 'import resnet_course.__main__, sys; assert "torch" not in sys.modules'
+    p = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert (p.returncode, p.stdout, p.stderr)==(0,'','')
+
+@pytest.mark.parametrize('backend', ['module://no_such.inline','nonsense','TkAgg'])
+def test_a_backend_from_elsewhere(backend, tiny):
+    "Such as a notebook hands on to the commands that it starts"
+    p = by_python('resnet_course', 'train', '--recipe', 'tiny', '--model', 'fcn', '--data', tiny, '--epochs', 1,
+                  '--out', 'out', MPLBACKEND=backend, DISPLAY='')
+    assert (p.returncode, p.stderr)==(0,'')
+    with Image.open('out/curves.png') as im: im.verify()
+
+def test_curves_that_cannot_be_drawn(tiny, command, monkeypatch):
+    "All is saved by then: a warning, and the run is done"
+    def fail(*args): raise ValueError('no font\nanywhere')
+    monkeypatch.setattr('resnet_course.kit.results.plot_history', fail)
+    status,out,err = command('train', '--recipe', 'tiny', '--model', 'fcn', '--data', tiny, '--epochs', 1, '--out', 'out')
+    assert status==0 and err=='warning: the curves could not be drawn (ValueError: no font)\n'
+    assert out.endswith('records are in out\n') and {'.json','.safetensors'} <= {o.suffix for o in Path('out').ls()}
+
+def test_ctrl_c_outside_of_training(command, monkeypatch):
+    "While modules are imported, or photos are looked for"
+    def stop(*args): raise KeyboardInterrupt
+    monkeypatch.setattr('resnet_course.data.course_path', stop)
+    for name in ('ladder','train'):
+        status,out,err = command(name)
+        assert (status,out,err)==(130,'','\nstopped\n')
+
+@pytest.mark.parametrize('name', ['ladder','train','reproduce'])
+@pytest.mark.parametrize('precision, says', [('half', "no precision 'half'; use one of fp32, bf16, fp16"), ('', "no precision ''"),
+    ('bf17', "no precision 'bf17'; the nearest names: bf16"), ('fp16', "'fp16' does not work on cpu: use 'fp32' or 'bf16'")])
+def test_a_precision_is_refused_at_once(command, monkeypatch, a_record, name, precision, says):
+    "Before a photo is looked for"
+    monkeypatch.setattr('resnet_course.data.course_path', lambda *_: 1/0)
+    what = a_record[:1] if name=='reproduce' else ['--data','set']
+    status,out,err = command(name, *what, '--precision', precision)
+    assert status==1 and out=='' and err.startswith('error: ') and err.count('\n')==1 and says in err
+
+def test_a_record_of_another_device(command, monkeypatch, a_record):
+    file,rec = a_record
+    file.write_text(json.dumps(dict(rec, precision='fp16')))
+    monkeypatch.setattr('resnet_course.data.course_path', lambda *_: 1/0)
+    assert "'fp16' does not work on cpu" in command('reproduce', file)[2]
+
+@pytest.mark.parametrize('args', [['ladder','--models','fcn'], ['train'], ['experiment','degradation'], ['bench']])
+def test_out_is_no_folder(command, monkeypatch, args):
+    "Said before the photos are looked for"
+    monkeypatch.setattr('resnet_course.data.course_path', lambda *_: 1/0)
+    Path('file').touch()
+    for out in ('file','file/runs'):
+        status,said,err = command(*args, '--out', out)
+        assert status==1 and said=='' and err.startswith(f'error: --out {out}: ') and 'is no folder' in err
+        assert err.count('\n')==1
+
+odd = ['%s {0} {} %(x)s', '[red]x[/red]', '$x_{$', '{1!r:>{2}}', 'a  b']
+@pytest.mark.parametrize('text', odd)
+def test_user_text_is_no_format(command, text):
+    "In a folder's name, a place, a model's name, a word too much: it comes back as it was written"
+    for args in (['train','--data',text], ['train','--recipe',text], ['ladder','--models',text], ['experiment',text],
+                 ['reproduce',text], ['bench','--parts',text], ['doctor','--data',text]):
+        status,out,err = command(*args)
+        told = out if args[0]=='doctor' else err
+        assert status==1 and (text[:1] if args[0]=='bench' else text) in told and 'Traceback' not in told
+        if args[0]!='doctor': assert out=='' and err.count('\n')==1
+    status,_,err = command('train', text)
+    assert status==2 and text in err
+
+@pytest.mark.parametrize('text', odd)
+def test_folders_of_any_name(command, text):
+    text = text.replace('/', '')
+    path = photo_set(Path(text), (text,'dog'), (text,'dog'))
+    status,out,err = command('train', '--recipe', 'tiny', '--model', 'fcn', '--data', path, '--epochs', 1, '--out', f'out {text}')
+    assert (status,err)==(0,'') and out.endswith(f'records and curves.png are in out {text}\n')
+    assert json.loads((Path(f'out {text}')/'fcn-tiny-s42.json').read_text())['data']['name']==text
+
+@pytest.mark.parametrize('text', odd)
+def test_pictures_of_any_name(text):
+    "A dollar in the name of a net or a class begins no formula"
+    from resnet_course.interpret import show_map
+    from resnet_course.kit.results import plot_history
+    from resnet_course.landscape import plot_surfaces
+    rec = dict(model=text, history=[dict(epoch=0, valid_loss=1., accuracy=.5)])
+    curves = plot_history([rec, dict(rec, model='$x')])[1]
+    shown = [o.get_text() for o in curves.get_legend().get_texts()]
+    point = dict(xs=[0,1], ys=[0,1], losses=[[1.,2.],[3.,4.]])
+    fig = plot_surfaces([dict(model=text, surface=point)])
+    ax = plt.figure().add_subplot()
+    show_map(torch.rand(3,4,4), torch.rand(2,2), ax, text)
+    for o in (curves.figure, fig, ax.figure): o.savefig('a.png')
+    assert shown==[text,'$x'] and ax.get_title()==fig.axes[0].get_title()==text
+    plt.close('all')
+
+@pytest.mark.parametrize('error, says', [
+    (OSError(28, 'No space left on device', 'runs/a.json'), 'runs/a.json: No space left on device; make room'),
+    (PermissionError(13, 'Permission denied', 'x'), 'x: Permission denied; take a place of yours'),
+    (OSError('it is broken'), 'it is broken'), (CourseError('this; do that'), 'this; do that'),
+    (RuntimeError('DataLoader worker (pid 7) is killed by signal: Bus error.'), '/dev/shm'),
+    (RuntimeError('DataLoader worker (pid(s) 7, 8) exited unexpectedly'), '/dev/shm')])
+def test_what_a_user_can_mend(command, monkeypatch, error, says):
+    def fail(*args): raise error
+    monkeypatch.setattr('resnet_course.data.course_path', fail)
+    status,out,err = command('train')
+    assert status==1 and out=='' and err.startswith('error: ') and says in err and err.count('\n')==1 and 'Errno' not in err
+
+def test_a_bug_keeps_its_trace(monkeypatch):
+    monkeypatch.setattr('resnet_course.data.course_path', lambda *_: 1/0)
+    monkeypatch.setattr(sys, 'argv', ['resnet_course','train'])
+    with pytest.raises(ZeroDivisionError): cli.main()
+
+@pytest.mark.parametrize('args', [['ladder','--data',''], ['train','--data',''], ['bench','--data',''], ['doctor','--data',''],
+    ['bench','--parts',''], ['bench','--repeats',0], ['experiment','degradation','--models',''], ['train','--model',''],
+    ['train','--recipe',''], ['train','--size',0], ['train','--size',-3], ['train','--epochs',0]])
+def test_empty_and_nothing(command, monkeypatch, args):
+    "An empty word is not the default: a script's variable may be unset"
+    monkeypatch.setattr('resnet_course.data.course_path', lambda *_: 1/0)
+    status,out,err = command(*args)
+    assert status==1 and out=='' and err.startswith('error: ') and err.count('\n')==1

@@ -1,5 +1,5 @@
 "The house: imports run down only, nothing goes in a circle, no room is too large, and the public names are the documented ones"
-import ast, json, re
+import ast, json, os, re, runpy, shutil, subprocess, sys, tarfile, zipfile
 from pathlib import Path
 import pytest
 
@@ -81,3 +81,187 @@ def test_public_names_are_the_documented_ones():
     scope = {}
     exec('from resnet_course.all import *', scope)
     assert set(scope)-{'__builtins__'}==set(course.__all__)
+
+# --- what was just measured ------------------------------------------------------------------------------------------
+clocks = {'perf_counter','monotonic','process_time','getrusage','sysconf','step_seconds','interleaved','fit_seconds',
+          'profile_epoch','machine_peaks','peak_memory','_epoch','_memory'}
+
+def named(node):
+    "The names that the value of `node` depends on; of a length, none"
+    if isinstance(node, ast.Call) and getattr(node.func, 'id', '')=='len': return set()
+    names = {getattr(node, k) for k in ('id','attr') if hasattr(node, k)}.union(*map(named, ast.iter_child_nodes(node)))
+    return names - {t.id for c in getattr(node, 'generators', ()) for t in ast.walk(c.target) if isinstance(t, ast.Name)}
+
+def judged_times(nodes, measured):
+    "The assertions among `nodes` that order what comes from the names `measured`, which grow by what is made of them"
+    judged = []
+    for o in nodes:
+        if isinstance(o, ast.FunctionDef):
+            inner = set(measured)
+            judged += judged_times(o.body, inner)
+            if 'load_json' in named(o): continue   # it returns what was recorded
+            if any(r.value and named(r.value) & inner for r in ast.walk(o) if isinstance(r, ast.Return)): measured.add(o.name)
+        elif isinstance(o, ast.ClassDef):
+            if named(o) & clocks: measured.add(o.name)
+        elif isinstance(o, ast.Assign):
+            taken = bool(named(o.value) & measured)
+            for t in (t for p in o.targets for t in ast.walk(p) if isinstance(t, ast.Name) and isinstance(t.ctx, ast.Store)):
+                (measured.add if taken else measured.discard)(t.id)
+        elif isinstance(o, ast.Expr) and isinstance(o.value, ast.Call) and getattr(o.value.func, 'attr', '')=='append':
+            if named(o.value) & measured: measured |= named(o.value.func.value)
+        elif isinstance(o, ast.Assert):
+            judged += [ast.unparse(c) for c in ast.walk(o) if isinstance(c, ast.Compare) and named(c) & measured
+                       and any(isinstance(op, (ast.Lt,ast.LtE,ast.Gt,ast.GtE)) for op in c.ops)]
+        elif hasattr(o, 'body'): judged += judged_times([*o.body, *getattr(o, 'orelse', [])], measured)
+    return judged
+
+def judged_in(code): return judged_times(ast.parse(code).body, set(clocks))
+
+def test_the_judge_of_times():
+    "It sees a time, what is made of it, and what a function or a class measures; a length is free"
+    wrong = ['start = time.perf_counter()\ntook = time.perf_counter()-start\nassert took<1',
+             'seconds = pd.DataFrame(interleaved(steps))\nrate = n/seconds.median()\nassert (rate>0).all()',
+             'def faults(f):\n    n = getrusage(0).ru_minflt\n    f()\n    return n\nif here: assert faults(f) < 9',
+             'class Timed:\n    def f(self): self.s = time.perf_counter()\nt = Timed()\nassert 0 < t.s']
+    right = ['t = interleaved(steps)\nassert len(t)>2 and list(t)==names', 't = peak_memory(f)\nt = 1\nassert t<2']
+    assert all(map(judged_in, wrong)) and not any(map(judged_in, right))
+
+@pytest.mark.parametrize('file', books, ids=lambda f: str(f.relative_to(nbs).with_suffix('')))
+def test_no_lesson_judges_a_time(file): assert not judged_in('\n'.join(cells(file)))
+
+def test_no_test_judges_a_time():
+    "But on a clock of its own"
+    for file in sorted((top/'tests').glob('test_*.py')):
+        for o in ast.parse(file.read_text(encoding='utf-8')).body:
+            if not re.search("time, 'perf_counter'|modules, 'psutil'", ast.unparse(o)): assert not judged_times([o], set(clocks)), file
+
+# --- a clone anywhere ------------------------------------------------------------------------------------------------
+def git(*args): return subprocess.run(['git','-C',top,*args], capture_output=True, text=True)
+in_git = pytest.mark.skipif(git('rev-parse','--git-dir').returncode!=0, reason='not in a clone')
+
+@in_git
+def test_every_text_has_lf():
+    "Whatever git is set to: a script with CRLF does not run. And notebooks keep nbdev's merge"
+    files = [o.removeprefix(str(top)) for o in ('.ci/run','.ci/in_step','Makefile','resnet_course/cli.py','nbs/00_why.ipynb')]
+    said = git('check-attr','eol','merge','--',*files).stdout
+    assert said.count('eol: lf')==len(files) and 'nbs/00_why.ipynb: merge: nbdev-merge' in said
+    assert not re.search('w/(crlf|mixed)', git('ls-files','--eol').stdout)
+
+stub = '''#!/bin/sh
+# stands in for a Python: makes a venv with a copy of itself
+echo "$0 $*" >> "$LOG"
+if [ -e "$(dirname "$0")/broken" ]; then exit 1; fi
+if [ "$2" = venv ]; then
+    [ "$3" = --clear ] && rm -rf "$4"
+    mkdir -p "$3/bin"; cp "$0" "$3/bin/python"; touch "$3/bin/nbdev_install_hooks"
+fi
+'''
+@pytest.fixture(params=['plain', 'My Drive', "it's (a) \"$HOME\" $5 & `x`"])
+def clone(tmp_path, request, monkeypatch):
+    "The Makefile in a folder of such a name, with a Python that only notes what it is asked"
+    if not shutil.which('make') or not shutil.which('bash'): pytest.skip('no make here')
+    here = tmp_path/request.param/'c'
+    here.mkdir(parents=True)
+    for o in ('Makefile','settings.ini','setup.py'): shutil.copy(top/o, here)
+    shutil.copytree(top/'.ci', here/'.ci')
+    python = tmp_path/request.param/'python'
+    python.write_text(stub)
+    python.chmod(0o755)
+    monkeypatch.setenv('LOG', str(tmp_path/'log'))
+    def make(*args):
+        (tmp_path/'log').write_text('')
+        env = {k:v for k,v in os.environ.items() if not k.startswith(('MAKE','MFLAGS'))}
+        p = subprocess.run(['make','-C',here,'run',f'PYTHON={python}',*args], env=env,
+                           capture_output=True, text=True)
+        return p, (tmp_path/'log').read_text()
+    return here,make
+
+def test_make_makes_a_venv_once(clone):
+    here,make = clone
+    p,log = make('DATA=my photos')
+    assert p.returncode==0 and log.count('-m venv .venv')==1 and '-m resnet_course ladder --data my photos --resume' in log
+    assert '-m venv' not in make()[1] and 'pip install' not in make()[1]
+    os.utime(here/'settings.ini', (2**31,2**31))   # it changed, as after a pull
+    p,log = make()
+    assert p.returncode==0 and '-m venv' not in log and 'pip install' in log
+
+def test_make_mends_its_own_venv(clone):
+    here,make = clone
+    make()
+    for o in (here/'.venv').glob('bin/*'): o.unlink()   # as if stopped in the middle
+    (here/'.venv'/'.ready').unlink()
+    p,log = make()
+    assert p.returncode==0 and '-m venv .venv' in log and (here/'.venv'/'.ready').exists()
+
+@pytest.mark.parametrize('linked', [False, True])
+def test_make_leaves_a_venv_of_yours(clone, linked, tmp_path):
+    "One that works is used; one that does not is left as it is, also behind a link to one that make has made"
+    here,make = clone
+    make()
+    mine = tmp_path/'mine'
+    shutil.move(here/'.venv', mine)
+    (mine/'.ready').unlink()
+    if not linked: (mine/'.made-by-make').unlink(); shutil.move(mine, here/'.venv'); mine = here/'.venv'
+    else: (here/'.venv').symlink_to(mine)
+    (mine/'MINE').touch()
+    p,log = make()
+    assert p.returncode==0 and '-m venv' not in log and (mine/'MINE').exists()
+    (mine/'.ready').unlink()
+    (mine/'bin'/'broken').touch()
+    p,log = make()
+    assert p.returncode!=0 and 'was not made by make' in p.stderr and '-m venv' not in log
+    assert (mine/'MINE').exists() and (mine/'bin'/'python').exists()
+
+@pytest.mark.parametrize('clone', ['My Drive'], indirect=True)
+def test_make_quotes(clone):
+    _,make = clone
+    shown = make('-n', 'VENV=/My Drive/venv', "DATA=Tom's photos $5")[0].stdout
+    assert "'/My Drive/venv'/bin/python -m resnet_course" in shown and "--data 'Tom'\\''s photos $5'" in shown
+
+# --- the package -----------------------------------------------------------------------------------------------------
+def test_each_requirement_has_a_lower_bound():
+    "Which `.ci/oldest` installs"
+    from configparser import ConfigParser
+    from packaging.requirements import Requirement
+    ini = ConfigParser(delimiters=['='])
+    ini.read(top/'settings.ini', encoding='utf-8')
+    reqs = {r.name:r.specifier for r in map(Requirement, ini['DEFAULT']['requirements'].split())}
+    assert all(any(o.operator=='>=' for o in s) for s in reqs.values())
+    assert not reqs['typer'].contains('0.12.5')   # nor any that does not go with a newer click
+    assert not reqs['typer'].contains('0.15.3') and reqs['typer'].contains('0.16.0')
+
+def test_links_of_the_readme_hold_on_pypi(monkeypatch):
+    "Each goes to a file of the repository, and to the same one as in the README"
+    made = {}
+    monkeypatch.chdir(top)
+    monkeypatch.setattr('setuptools.setup', lambda **kwargs: made.update(kwargs))
+    runpy.run_path('setup.py')
+    text,link = made['long_description'],re.compile(r'\]\(([^)\s]+)\)')
+    before = [o for o in link.findall((top/'README.md').read_text(encoding='utf-8')) if not o.startswith('#')]
+    after = [o for o in link.findall(text) if not o.startswith('#')]
+    assert len(before)==len(after)>20 and all(o.startswith('https://') for o in after)
+    for a,b in zip(before, after):
+        assert b==(a if a.startswith('https://') else f'{made["url"]}/blob/main/{a}')
+        if a!=b: assert (top/a.partition('#')[0]).exists(), a
+
+@in_git
+def test_the_package(tmp_path):
+    "The source has what pip needs, and no tests without what they need; the wheel installs, and runs from there"
+    for o in git('ls-files').stdout.splitlines():
+        if o.startswith(('nbs/','results/')): continue
+        (tmp_path/o).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(top/o, tmp_path/o)
+    env = {k:v for k,v in os.environ.items() if k!='PYTHONPATH'}
+    build = [sys.executable,'-W','ignore','setup.py','-q','sdist','bdist_wheel']
+    subprocess.run(build, cwd=tmp_path, env=env, check=True, capture_output=True)
+    source, = (tmp_path/'dist').glob('*.tar.gz')
+    names = {o.partition('/')[2] for o in tarfile.open(source).getnames()}
+    assert {'setup.py','settings.ini','README.md','LICENSE','pyproject.toml','resnet_course/kit/files.py'} <= names
+    assert not [o for o in names if o.startswith(('tests','nbs','.ci')) or '__pycache__' in o]
+    wheel, = (tmp_path/'dist').glob('*.whl')
+    zipfile.ZipFile(wheel).extractall(tmp_path/'there')
+    there = {str(o.relative_to(tmp_path/'there')) for o in (tmp_path/'there').rglob('*.py')}
+    assert there=={o for o in git('ls-files','resnet_course').stdout.splitlines() if o.endswith('.py')}
+    p = subprocess.run([sys.executable,'-m','resnet_course','--help'], cwd=tmp_path/'there', env=env,
+                       capture_output=True, text=True)
+    assert p.returncode==0 and 'ladder' in p.stdout, p.stderr

@@ -1,5 +1,6 @@
 "Mixed precision on a CPU and on a mocked GPU. Nothing here needs either: a CPU without bf16 units computes bf16 slowly"
-from contextlib import nullcontext
+import pickle
+from contextlib import nullcontext, suppress
 from types import SimpleNamespace
 import pytest, torch
 from fastai.vision.all import *
@@ -75,6 +76,95 @@ class Fails(Callback):
     order = 20
     def __init__(self, fail): self.fail = fail
     def before_batch(self): self.fail()
+
+# --- the model is left as it is -----------------------------------------------------------------------------------
+def own_forward(net):
+    "The net with a forward that the user has set on it"
+    of_class = net.forward
+    def mine(x): return of_class(x)*1
+    net.forward = mine
+    return net
+
+def with_own_forward(drawn, **kwargs):
+    learn = tiny_learner(drawn, 'bf16', **kwargs)
+    own_forward(learn.model)
+    return learn,own_things(learn.model)
+
+def own_things(net): return {k:o for k,o in vars(net).items() if k!='training'}
+
+class Raises(Callback):
+    "An error or a cancellation at an event of the second batch, after all other callbacks or before"
+    def __init__(self, event, error, order): self.event,self.error,self.order = event,error,order
+    def __call__(self, event):
+        if event==self.event and (self.learn.train_iter==1 or 'batch' not in event): raise self.error('stop here')
+
+@pytest.mark.parametrize('order', [-100, 5000])
+@pytest.mark.parametrize('event', ['before_batch','after_pred','after_loss','after_batch','before_validate'])
+@pytest.mark.parametrize('error', [RuntimeError, KeyboardInterrupt, CancelBatchException, CancelTrainException,
+                                   CancelEpochException, CancelFitException])
+def test_a_forward_of_its_own_stays(drawn, event, error, order):
+    "Whatever ends a batch"
+    learn,before = with_own_forward(drawn)
+    net = learn.model
+    with suppress(RuntimeError, KeyboardInterrupt, CancelBatchException, CancelTrainException):   # where none is caught
+        learn.fit(1, cbs=Raises(event, error, order))
+    assert learn.model is net and own_things(net)==before
+
+@pytest.mark.parametrize('mine', [True, False])
+def test_every_pass_is_bf16_and_the_model_as_before(drawn, mine):
+    learn,before = with_own_forward(drawn)
+    if not mine: del learn.model.forward,before['forward']
+    net,seen = learn.model,Counter()
+    net[0][0].register_forward_hook(lambda m,i,o: seen.update([o.dtype]))
+    learn.fit(1)
+    learn.get_preds()
+    learn.lr_find(num_it=10, show_plot=False)
+    assert learn.model is net and own_things(net)==before and set(seen)=={torch.bfloat16}
+    net(torch.randn(2,3,32,32))
+    assert seen[torch.float32]==1
+
+class Looks(Callback):
+    "Predicts in the middle of an epoch, before or after the other callbacks"
+    def __init__(self, event, order): self.event,self.order,self.busy = event,order,False
+    def __call__(self, event):
+        if event!=self.event or self.busy or not self.learn.training: return
+        self.busy = True
+        inner = get_learner(self.learn.dls, self.learn.model, 'bf16')   # two learners, one model
+        with inner.no_bar(), inner.no_logging(): inner.get_preds()
+        self.learn.model.train()
+        self.busy = False
+
+@pytest.mark.parametrize('order', [-100, 20, 5000])
+@pytest.mark.parametrize('event', ['before_batch','after_pred','after_batch'])
+def test_a_fit_within_a_fit(drawn, event, order):
+    learn,before = with_own_forward(drawn)
+    net,seen = learn.model,Counter()
+    net[0][0].register_forward_hook(lambda m,i,o: seen.update([o.dtype]))
+    learn.fit(1, cbs=Looks(event, order))
+    assert learn.model is net and vars(net)['forward'] is before['forward'] and set(seen)=={torch.bfloat16}
+
+def test_a_compiled_model(drawn):
+    "It runs compiled, in bf16, and stays compiled"
+    learn = tiny_learner(drawn, 'bf16')
+    graphs = []
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+    plain = learn.model
+    net = learn.model = torch.compile(plain, backend=backend)
+    before,seen = own_things(net),set()
+    class See(Callback):
+        def after_pred(self): seen.add(self.pred.dtype)
+    learn.fit(1, cbs=See())
+    assert graphs and learn.model is net and own_things(net)==before and seen=={torch.float32}
+    with torch.no_grad(): net(torch.randn(2,3,32,32))
+    assert own_things(net)==before
+
+def test_a_learner_that_failed_can_be_exported(drawn):
+    learn = tiny_learner(drawn, 'bf16')
+    with pytest.raises(RuntimeError): learn.fit(1, cbs=Raises('before_batch', RuntimeError, 5000))
+    pickle.dumps(learn.model)
+    learn.fit(1)
 
 # --- the choice -------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize('caps, precision, word', [

@@ -6,7 +6,10 @@
 __all__ = ['draw_flow', 'conv_label', 'net_flow']
 
 # %% ../../nbs/kit/drawing.ipynb #e8e7988a
+import operator
 from fastai.vision.all import *
+from .files import CourseError
+from .costs import copied
 
 # %% ../../nbs/kit/drawing.ipynb #afc3f677
 def draw_flow(
@@ -34,30 +37,47 @@ def draw_flow(
         ax.text((left+right)/2, y+.04, s, ha='center', va='bottom', fontsize=9)
     return ax
 
+# %% ../../nbs/kit/drawing.ipynb #d0a00001
+def _arms(n):
+    "The last node that both terms of the sum `n` come from, and what each passes since; None if `n` is no such sum"
+    terms = [o for o in n.args if isinstance(o, torch.fx.Node)]
+    if n.target not in (operator.add, operator.iadd, torch.add, 'add', 'add_') or len(terms)!=2: return
+    ways = []
+    for term in terms:
+        way = [term]
+        for o in way: way += [i for i in o.all_input_nodes if i not in way]
+        ways.append(way)
+    a,b = map(set, ways)
+    if a&b: return max(a&b, key=[*n.graph.nodes].index), a-b, b-a
+
 # %% ../../nbs/kit/drawing.ipynb #456e7d1b
 def conv_label(name, m):
     "Kernel, channels and stride of the layer `m`, in two or three lines"
     if not isinstance(m, nn.Conv2d): return name.split('.')[-1].replace('_','\n')
-    ks,s = m.kernel_size[0],m.stride[0]
-    return f'{ks}x{ks}\n{m.in_channels}→{m.out_channels}' + f'\nstride {s}'*(s>1)
+    ks,stride = ('x'.join(map(str, o)) for o in (m.kernel_size, m.stride if len(set(m.stride))>1 else m.stride[:1]))
+    return f'{ks}\n{m.in_channels}→{m.out_channels}' + f'\nstride {stride}'*(stride!='1')
 
 def net_flow(net, label=conv_label, kinds=(nn.Conv2d,nn.Linear,nn.MaxPool2d,nn.AvgPool2d)):
-    "The boxes and skips of `net` for `draw_flow`: its layers of these `kinds`, labelled by `label(name, layer)`"
-    nodes = torch.fx.symbolic_trace(net).graph.nodes
+    """The boxes and skips of `net` for `draw_flow`: its layers of these `kinds`, labelled by `label(name, layer)`. Of a
+    sum's two terms the one that passes fewer of them is the shortcut. Raises `CourseError` where torch.fx cannot follow"""
+    net = copied(net)   # following may leave something behind
+    try: nodes = torch.fx.symbolic_trace(net).graph.nodes
+    except Exception as e:
+        raise CourseError(f"torch.fx cannot follow {type(net).__name__} ({first(str(e).splitlines())}): write its boxes "
+                          "and skips down for `draw_flow`") from None
     mods = dict(net.named_modules())
     def text(n): return label(n.target, mods[n.target]) if isinstance(mods.get(n.target), kinds) else ''
-    shortcuts,aside = {},set()   # for each sum: where its second term leaves the main path, and what is on the shortcut
+    def texts(arm): return [text(n) for n in nodes if n in arm and text(n)]
+    shortcuts,aside = {},set()   # for each sum: where its terms part, and the words on the shortcut
     for n in nodes:
-        if n.target is not operator.add: continue
-        on_it = [n.args[1]]
-        while len(on_it[-1].users)==1: on_it += on_it[-1].all_input_nodes
-        shortcuts[n] = on_it.pop(),' '.join(text(o) for o in on_it if text(o)).replace('\n',' ')
-        aside |= set(on_it)
+        if not (arms:=_arms(n)): continue
+        fork,*both = arms
+        short,long = sorted(reversed(both), key=lambda o: len(texts(o)))
+        if texts(long): shortcuts[n] = fork,' '.join(texts(short)).replace('\n',' ')
+        aside |= short
     boxes,skips,before = [],[],{}
     for n in nodes:
-        if n in shortcuts:
-            start,words = shortcuts[n]
-            skips.append((before[start], len(boxes)-1, words))
+        if n in shortcuts and n not in aside: skips.append((before[shortcuts[n][0]], len(boxes)-1, shortcuts[n][1]))
         elif n not in aside and text(n): boxes.append(text(n))
         before[n] = len(boxes)
     return boxes,skips

@@ -7,6 +7,7 @@ __all__ = ['sample_classes', 'draw_image', 'make_sample']
 
 # %% ../../nbs/kit/sample.ipynb #84fc8877
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from math import cos, pi, sin
 from PIL import ImageDraw
 from fastai.vision.all import *
@@ -135,12 +136,16 @@ def _draw_all(folder, n_train, n_val, size, seed):
         for c in sample_classes: (folder/s/c).mkdir(parents=True)
     splits = (('train',n_train), ('val',n_val))
     jobs = [(folder, s, range(i, min(i+50, n)), size, seed) for s,n in splits for i in range(0, n, 50)]
-    try:
+    drawn = []
+    with suppress(OSError, ImportError, NotImplementedError, RuntimeError):   # where processes cannot start
         if _draw_some.__module__=='__main__' and multiprocessing.get_start_method()!='fork':
             raise ImportError('a new process knows nothing that a notebook has defined')
-        with ProcessPoolExecutor(min(num_cpus(), 61)) as ex: list(ex.map(_draw_some, *zip(*jobs)))
-    except (BrokenProcessPool, ImportError, NotImplementedError):   # a place where processes cannot start
-        for job in jobs: _draw_some(*job)
+        with ProcessPoolExecutor(min(num_cpus(), 61)) as ex: drawn = [ex.submit(_draw_some, *o) for o in jobs]
+    try:
+        for o in drawn: o.result()
+    except BrokenProcessPool: drawn = []
+    if not drawn:
+        for o in jobs: _draw_some(*o)
 
 # %% ../../nbs/kit/sample.ipynb #67ced69d
 def make_sample(

@@ -11,6 +11,7 @@ import subprocess
 from contextlib import suppress
 from fastai.vision.all import *
 from .files import CourseError
+from .costs import same_buffers
 
 # %% ../../nbs/kit/timing.ipynb #d29a8150
 def _wait():
@@ -21,11 +22,15 @@ def step_seconds(
     m:nn.Module, # any module that takes one tensor
     x:Tensor, # its input, on the same device
 ) -> float: # seconds
-    "How long one forward and backward pass of `m` takes"
-    start = time.perf_counter()
-    m(x).sum().backward()
-    _wait()
-    return time.perf_counter()-start
+    "How long one forward and backward pass of `m` takes; gradients and running averages are as before"
+    learned = [o for o in (x, *m.parameters()) if o.requires_grad]
+    with same_buffers(m):
+        _wait()
+        start = time.perf_counter()
+        y = m(x)
+        if y.requires_grad: torch.autograd.grad(y.sum(), learned, allow_unused=True)
+        _wait()
+        return time.perf_counter()-start
 
 # %% ../../nbs/kit/timing.ipynb #bf3f3d60
 class Clock:
@@ -69,16 +74,15 @@ def profile_epoch(
     "Times the parts of an epoch, with all the loading in this process, after one batch to warm up"
     clock = Clock()
     dl,valid = learn.dls.loaders
-    kept = {o:vars(dl).get(o) for o in _loading}
+    own = {o:f for o,f in vars(dl).items() if o in _loading}
     with learn.no_bar(), learn.no_logging(), dl.fake_l.no_multiproc(), valid.fake_l.no_multiproc():
         learn.fit(1, cbs=ShortEpochCallback(0.))
         try:
             for o,part in _loading.items(): setattr(dl, o, clock.timed(part, getattr(dl, o)))
             learn.fit(1, cbs=[_Edge(clock, True), _Edge(clock, False), ShortEpochCallback(pct)])
         finally:
-            for o,f in kept.items():
-                if f is None: delattr(dl, o)
-                else: setattr(dl, o, f)
+            for o in _loading: vars(dl).pop(o, None)
+            vars(dl).update(own)
     parts = [*_loading.values(), 'waiting for data', 'forward', 'backward', 'optimiser', 'callbacks and the rest',
              'validation']
     return pd.Series({o:clock.seconds[o] for o in parts})

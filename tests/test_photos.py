@@ -1,0 +1,592 @@
+"A photo is upright 8-bit RGB however it is given; what lies in a folder is told as it is, on every machine"
+import errno, io, os, shutil, struct, sys, tarfile, types, unicodedata
+import fastai.data.transforms, numpy as np, pytest, torch
+from fastai.vision.all import *
+from PIL import Image
+from resnet_course import data
+from resnet_course.kit import files as kit_files, photos, sample
+from resnet_course.kit.arrays import array_dls, load_arrays
+from resnet_course.kit.files import check_batch, shared_memory
+from resnet_course.kit.photos import (broken_images, class_of, data_name, decode_photo, fingerprint, load_photo, Photo,
+                                      photo_files, photo_suffixes, photos_by_class, sample_card)
+from resnet_course.kit.sample import make_sample
+from resnet_course.data import course_path, get_data, n_workers, run_settings
+from resnet_course.fcn import get_fcn
+from resnet_course.loading import cached_chapter_data, cached_data
+from resnet_course.training import get_learner
+from conftest import one_line, photo, photo_set
+
+# --- which side is up -------------------------------------------------------------------------------------------
+reference = np.kron(np.array([[[250,0,0],[0,250,0],[0,0,250]], [[0,0,0],[250,250,250],[250,250,0]]], np.uint8),
+                    np.ones((16,16,1), np.uint8))   # (32, 48, 3), without any symmetry
+back = {1:None, 2:'FLIP_LEFT_RIGHT', 3:'ROTATE_180', 4:'FLIP_TOP_BOTTOM', 5:'TRANSPOSE', 6:'ROTATE_90', 7:'TRANSVERSE',
+        8:'ROTATE_270'}   # how an upright picture has to be stored
+
+def saved(file, orientation, **kwargs):
+    "The reference, stored in another position, with the tag that tells it"
+    im,exif = Image.fromarray(reference),Image.Exif()
+    if t:=back[orientation]: im = im.transpose(Image.Transpose[t])
+    exif[0x112] = orientation
+    im.save(file, exif=exif, **kwargs)
+    return file
+
+kinds = dict(jpg=dict(quality=95, subsampling=0), progressive=dict(format='JPEG', quality=95, subsampling=0,
+    progressive=True),
+    mpo=dict(quality=95, subsampling=0), png={}, webp=dict(lossless=True), avif=dict(quality=95), tif={},
+    lzw=dict(format='TIFF', compression='tiff_lzw'), deflated=dict(format='TIFF', compression='tiff_adobe_deflate'))
+suffix = dict(progressive='jpeg', lzw='tiff', deflated='tif')
+
+def at_end(f): o = io.BytesIO(f.read_bytes()); o.read(); return o
+def opened(f): return open(f, 'rb')
+ways = dict(path=Path, text=str, bytes=Path.read_bytes, view=lambda f: memoryview(f.read_bytes()), file=opened,
+    read=at_end,
+    function=lambda f: partial(open, f, 'rb'), picture=Image.open, loaded=lambda f: (im:=Image.open(f), im.load())[0],
+    converted=lambda f: Image.open(f).convert('RGB'), copied=lambda f: Image.open(f).copy(), Photo=Photo.create,
+    twice=lambda f: Photo.create(Photo.create(f)))
+
+def is_reference(x):
+    x = np.asarray(x)
+    return x.shape==reference.shape and x.dtype==np.uint8 and abs(x.astype(int)-reference).mean()<6
+
+@pytest.mark.parametrize('kind', kinds)
+@pytest.mark.parametrize('orientation', back)
+def test_every_way_shows_the_same_side_up(tmp_path, kind, orientation):
+    f = saved(tmp_path/f'a.{suffix.get(kind, kind)}', orientation, **kinds[kind])
+    first = np.asarray(Photo.create(f))
+    assert is_reference(first)
+    for way,give in ways.items():
+        assert (np.asarray(Photo.create(give(f)))==first).all(), way
+        assert (decode_photo(give(f))==first).all(), way
+    assert (load_photo(f, 100)==first).all()
+
+@pytest.mark.parametrize('kind', ['jpg','png','webp'])
+def test_an_orientation_that_only_xmp_tells(tmp_path, kind):
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    im = Image.fromarray(reference).transpose(Image.Transpose.ROTATE_90)
+    f = tmp_path/f'a.{kind}'
+    if kind=='png':
+        from PIL.PngImagePlugin import PngInfo
+        (info:=PngInfo()).add_itxt('XML:com.adobe.xmp', xmp.decode())
+        im.save(f, pnginfo=info)
+    else: im.save(f, xmp=xmp, **kinds[kind])
+    assert is_reference(Photo.create(f)) and is_reference(decode_photo(f))
+
+@pytest.mark.parametrize('exif', [b'Exif\0\0nonsense', b'Exif\0\0MM\0*\xff\xff\xff\xff', b'Exif\0\0',
+    b'Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x02\0\x02\0\0\0x\0\0\0' + bytes(4)])
+def test_tags_that_say_nothing_turn_nothing(tmp_path, exif):
+    Image.fromarray(reference).save(tmp_path/'a.jpg', exif=exif, **kinds['jpg'])
+    assert is_reference(Photo.create(tmp_path/'a.jpg')) and is_reference(decode_photo(tmp_path/'a.jpg'))
+    assert broken_images(tmp_path)==[]
+
+def turned_set(path):
+    "Eight photos for each class, one for each orientation"
+    for i,kind in enumerate(['tif','jpg','png','webp']):
+        for o in back: saved_at(path/('train','val')[i%2]/'ab'[o%2]/f'{o}{kind}.{kind}', o, kind)
+    return path
+def saved_at(f, o, kind):
+    f.parent.mkdir(parents=True, exist_ok=True)
+    saved(f, o, **kinds[kind])
+
+def test_loaders_show_the_same_side_up(tmp_path):
+    path = turned_set(tmp_path/'set')
+    cached = cached_data(path, 32, 32, 4, cache=tmp_path/'cache')
+    for ds in (cached.train_ds, cached.valid_ds): assert all(is_reference(o[0]) for o in ds)
+    assert all(is_reference(o[0]) for o in get_data(path, 32, 32, 4).train_ds)
+    for p in (path, shutil.make_archive(tmp_path/'z', 'zip', path)):
+        x_train,_,x_val,*_ = load_arrays(p)
+        assert len(x_train)==len(x_val)==16 and all(is_reference(x.permute(1,2,0)) for x in (*x_train, *x_val))
+
+@pytest.mark.parametrize('kind', ['jpg','tif','webp'])
+def test_predict_shows_the_same_side_up(tmp_path, kind):
+    path = photo_set(tmp_path/'set')
+    plain = saved(tmp_path/f'1.{kind}', 1, **kinds[kind])
+    for dls in (get_data(path, 32, 32, 4), cached_data(path, 32, 32, 4, cache=False)):
+        learn = get_learner(dls, get_fcn(2, widths=(8,8)), 'fp32')
+        with learn.no_bar(), learn.no_logging():
+            want,_ = learn.get_preds(dl=learn.dls.test_dl([plain]))
+            for give in (ways[o] for o in ('path','text','bytes','picture')):
+                for o in (5,6):
+                    f = saved(tmp_path/f'{o}.{kind}', o, **kinds[kind])
+                    assert torch.allclose(learn.predict(give(f))[2], want[0], atol=.02)
+                    assert torch.allclose(learn.get_preds(dl=learn.dls.test_dl([give(f)]))[0], want, atol=.02)
+
+# --- what is white ----------------------------------------------------------------------------------------------
+ramp = np.arange(256).reshape(16,16)/255   # shares of white
+
+def tiff(x, bits, kind=1, photometric=1, big=False):
+    "A grey TIFF of these values, as Pillow cannot write them; `kind` 1 has no sign, 2 has one, 3 is floating-point"
+    e = '>' if big else '<'
+    body = x.astype(x.dtype.newbyteorder(e)).tobytes()
+    if bits==12: body = b''.join(bytes([a>>4, (a&15)<<4|b>>8, b&255]) for a,b in x.reshape(-1,2).tolist())
+    h,w = x.shape
+    tags = [(256,4,w), (257,4,h), (258,3,bits), (259,3,1), (262,3,photometric), (273,4,8), (277,3,1), (278,4,h),
+            (279,4,len(body)), (339,3,kind)]
+    def entry(tag, size, v): return struct.pack(e+'HHI', tag, size, 1) + struct.pack(e+('I' if size==4 else 'HH'),
+        *(v,0)[:5-size])
+    head = (b'MM\0*' if big else b'II*\0') + struct.pack(e+'I', 8+len(body))
+    return head + body + struct.pack(e+'H', len(tags)) + b''.join(entry(*o) for o in tags) + bytes(4)
+
+def u16(x): return (x*65535).round().astype(np.uint16)
+def pil(x, **kwargs): b = io.BytesIO(); Image.fromarray(x).save(b, **kwargs); return b.getvalue()
+def pgm(x, white): return f'P5 16 16 {white}\n'.encode() + (x*white).round().astype('>u2').tobytes()
+def f32(x): return x.astype(np.float32)
+def i32(x): return x.round().astype(np.int32)
+right = {
+    '16-bit png':pil(u16(ramp), format='PNG'), '16-bit tiff':tiff(u16(ramp), 16), '16-bit tiff, big':tiff(u16(ramp),
+        16, big=True),
+    '16-bit tiff, white is 0':tiff(65535-u16(ramp), 16, photometric=0),
+        '12-bit tiff':tiff((ramp*4095).round().astype(np.uint16), 12),
+    '8-bit tiff, white is 0':tiff(255-(ramp*255).round().astype(np.uint8), 8, photometric=0),
+    '16-bit pgm':pgm(ramp, 65535), '10-bit pgm':pgm(ramp, 1023), '16-bit jpeg 2000':pil(u16(ramp), format='JPEG2000'),
+    'shares of white':tiff(f32(ramp), 32, 3), 'shares, big':tiff(f32(ramp), 32, 3, big=True),
+    'shares, white is 0':tiff(f32(1-ramp), 32, 3, 0), 'floats to 255':tiff(f32(ramp*255), 32, 3),
+        'floats to 65535':tiff(f32(ramp*65535), 32, 3),
+    'integers to 255':tiff(i32(ramp*255), 32, 2), 'integers to 65535':tiff(i32(ramp*65535), 32, 2),
+        'by pillow':pil(f32(ramp), format='TIFF')}
+
+@pytest.mark.parametrize('kind', right)
+def test_white_is_white(tmp_path, kind):
+    (f:=tmp_path/'a.tif').write_bytes(right[kind])
+    for x in (Photo.create(f), Photo.create(right[kind]), Photo.create(Image.open(f)), decode_photo(f)):
+        assert abs(np.asarray(x).astype(int)-(ramp*255).round()[...,None]).max()<=1
+    assert broken_images(tmp_path)==[]
+
+dark = dict(floats=f32(ramp*.3), integers=i32(ramp*180), zeros=np.zeros((16,16), np.float32))
+@pytest.mark.parametrize('kind', dark)
+def test_dark_photos_stay_dark(kind):
+    want = dict(floats=ramp*.3*255, integers=ramp*180, zeros=ramp*0)[kind]
+    assert abs(np.asarray(Photo.create(Image.fromarray(dark[kind]))).astype(int)-want[...,None]).max()<=1
+
+wrong = dict(nan=np.where(ramp>.5, np.nan, ramp), all_nan=ramp*np.nan, infinite=np.where(ramp>.5, np.inf, ramp),
+    negative=ramp-.1,
+    overshoot=ramp*1.02, few_counts=ramp*9, many_counts=ramp*1000, huge=ramp*1e6, minus_infinite=np.where(ramp>.5,
+        -np.inf, ramp))
+@pytest.mark.parametrize('kind', wrong)
+def test_values_that_do_not_say_what_is_white_are_named(tmp_path, kind):
+    path = photo_set(tmp_path/'set')
+    Image.fromarray(f32(wrong[kind])).save(f:=path/'train'/'cat'/'odd.tif')
+    bad = [f]
+    if kind in ('negative','few_counts','many_counts','huge'):
+        Image.fromarray(i32(wrong[kind]*10 if kind=='negative' else wrong[kind])).save(g:=path/'val'/'cat'/'whole.tif')
+        bad.append(g)
+    for o in bad:
+        for read in (Photo.create, decode_photo):
+            with pytest.raises(Exception) as e: read(o)
+            assert one_line(e, o, 'its values run from')
+    assert [o for o,_ in broken_images(path)]==bad and all('its values run from' in r for _,r in broken_images(path))
+
+modes = {'16-bit rgb png':((200,60,20), 0), 'LA':(77,77,77), 'PA':(200,60,20), 'P with transparency':(200,60,20),
+    'CMYK':(200,60,20),
+         '1':(255,)*3, 'LAB':(200,60,20), 'HSV':(200,60,20), 'YCbCr':(200,60,20), 'RGBa':(200,60,20), 'La':(77,77,77),
+             'RGBX':(200,60,20)}
+@pytest.mark.parametrize('mode', [o for o in modes if not ' ' in o])
+def test_modes_in_memory(mode):
+    if mode=='La': im = Image.new('LA', (4,4), (77,128)).convert('La')
+    elif mode=='LA': im = Image.new('LA', (4,4), (77,128))
+    elif mode in ('RGBa','PA'): im = Image.new('RGBA', (4,4), (200,60,20,128)).convert(mode)
+    elif mode=='1': im = Image.new('1', (4,4), 1)
+    else: im = Image.new('RGB', (4,4), (200,60,20)).convert(mode)
+    assert abs(np.asarray(Photo.create(im))[0,0].astype(int)-modes[mode]).max()<=2
+
+def png16(color):
+    "A PNG of one pixel with 16 bits for each channel"
+    import zlib
+    def chunk(k, b): return struct.pack('>I', len(b)) + k + b + struct.pack('>I', zlib.crc32(k+b))
+    head = struct.pack('>IIBBBBB', 1, 1, 16, {1:0, 2:4, 3:2, 4:6}[len(color)], 0, 0, 0)
+    return b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', head) + chunk(b'IDAT',
+        zlib.compress(b'\0'+struct.pack(f'>{len(color)}H', *color))) + chunk(b'IEND', b'')
+
+@pytest.mark.parametrize('color', [(51400,), (51400,30000), (51400,15420,5140), (51400,15420,5140,30000)])
+def test_16_bits_for_each_channel(color):
+    want = np.array(color[:3] if len(color)>2 else color[:1]*3)/257
+    assert abs(np.asarray(Photo.create(png16(color)))[0,0]-want).max()<=1
+
+@pytest.mark.parametrize('kind', ['gif','png','webp','tiff','avif'])
+def test_of_several_frames_the_first_counts(tmp_path, kind):
+    frames = [Image.new('RGB', (16,16), c) for c in ((250,0,0),(0,250,0))]
+    frames[0].save(f:=tmp_path/f'a.{kind}', save_all=True, append_images=frames[1:])
+    for x in (Photo.create(f), decode_photo(f), Photo.create(f.read_bytes())): assert abs(np.asarray(x)[8,
+        8].astype(int)-(250,0,0)).max()<8
+
+rgb = np.stack([ramp, ramp.T, 1-ramp], 2)
+bytes_ = (rgb*255).round().astype(np.uint8)
+arrays = dict(uint8=bytes_, shares=f32(rgb), doubles=rgb, half=rgb.astype(np.float16), uint16=u16(rgb),
+    int64=bytes_.astype(np.int64),
+    floats=f32(bytes_), alpha=np.dstack([bytes_, np.full((16,16), 9, np.uint8)]), turned=np.asfortranarray(bytes_),
+        big=u16(rgb).astype('>u2'),
+    tensor=torch.tensor(bytes_), image=TensorImage(torch.tensor(bytes_).permute(2,0,1)),
+        shares_image=TensorImage(torch.tensor(f32(rgb)).permute(2,0,1)))
+@pytest.mark.parametrize('kind', arrays)
+def test_arrays(kind):
+    for x in (Photo.create(arrays[kind]), decode_photo(arrays[kind])):
+        assert np.asarray(x).shape==(16,16,3) and abs(np.asarray(x).astype(int)-bytes_).max()<=1
+
+@pytest.mark.parametrize('x', [ramp>.5, u16(ramp), f32(ramp), (ramp*255).round().astype(np.uint8), f32(ramp)[...,None]])
+def test_grey_arrays(x):
+    want = np.squeeze(x)*255. if x.dtype!=np.uint16 else x/257
+    if x.dtype==np.uint8: want = x
+    assert abs(np.asarray(Photo.create(x)).astype(int)-want[...,None]).max()<=1
+
+@pytest.mark.parametrize('x, words', [(np.zeros((3,16,16,3), np.uint8), '(3, 16, 16, 3)'), (torch.zeros(3,16,16),
+    '(3, 16, 16)'),
+    (np.zeros((0,4), np.float32), 'values'), (np.zeros((4,4), complex), 'complex'), (np.array([['a']]), 'values'),
+        (f32(rgb)*3, 'run from'), (None, 'NoneType'), (3, 'int')])
+def test_what_is_no_picture_is_told(x, words):
+    with pytest.raises(Exception) as e: Photo.create(x)
+    assert one_line(e, 'not a readable image') and words in str(e.value)
+
+def test_what_is_not_there_is_not_to_be_mended(tmp_path):
+    (tmp_path/'dead.jpg').symlink_to(tmp_path/'nowhere')
+    (tmp_path/'round.jpg').symlink_to(tmp_path/'round.jpg')
+    for name,words in (('nope.jpg','no such file'), ('dead.jpg','leads nowhere'), ('.','is a folder'), ('round.jpg',
+        'cannot be opened')):
+        for read in (Photo.create, decode_photo):
+            for kind in (str,Path):
+                with pytest.raises(Exception) as e: read(kind(tmp_path/name))
+                assert one_line(e, tmp_path/name,
+                    words) and 'repair' not in str(e.value) and 'readable image' not in str(e.value)
+
+def test_a_photo_that_may_not_be_read(tmp_path, monkeypatch):
+    photo(f:=tmp_path/'a.png')
+    def denied(*args): raise PermissionError(errno.EACCES, 'Permission denied', str(f))
+    monkeypatch.setattr(Image, 'open', denied)
+    with pytest.raises(Exception) as e: Photo.create(f)
+    assert one_line(e, f, 'cannot be opened (Permission denied)')
+    assert broken_images(tmp_path)==[(f,'Permission denied')]
+
+# --- which files are photos -------------------------------------------------------------------------------------
+@pytest.fixture
+def slim(monkeypatch):
+    "A machine without a table of file types"
+    for o in (fastai.data.transforms, photos, data): monkeypatch.setattr(o, 'image_extensions', {'.bmp'}, raising=False)
+
+def suffix_set(path, suffix):
+    path = photo_set(path)
+    for f in [*path.rglob('*.jpg')]: f.rename(f.with_suffix(suffix))
+    return path
+
+@pytest.mark.parametrize('suffix', ['.webp','.JPEG','.avif','.jp2','.TIF'])
+def test_photos_are_the_same_on_every_machine(tmp_path, slim, suffix):
+    path = suffix_set(tmp_path/'set', suffix)
+    jpgs = suffix_set(tmp_path/'again'/'set', suffix)
+    photo(path/'train'/'cat'/f'more{suffix}', format='PNG')
+    assert len(photos_by_class(path)['train']['cat'])==5 and fingerprint(path)!=fingerprint(jpgs)
+    assert run_settings(path)['bs']==9 and len(load_arrays(path)[0])==9 and broken_images(path)==[]
+    assert get_data(path, 32, 32, 4).train.n==cached_data(path, 32, 32, 4, cache=False).train.n==9
+
+def test_every_common_suffix_is_a_photo(tmp_path):
+    Image.init()
+    common = {'JPEG','PNG','GIF','BMP','WEBP','TIFF','PPM','JPEG2000','AVIF','MPO','ICO','TGA','QOI','PCX','PSD'}
+    assert {s for s,k in Image.EXTENSION.items() if k in common and k in Image.OPEN}-{'.jpc','.j2c','.pfm','.icb',
+        '.vda','.vst'} <= photo_suffixes
+
+def test_a_fingerprint_stays_what_it_was(tmp_path):
+    "Records hold them"
+    for i,o in enumerate(['train/a/1.jpg','train/b/2.JPEG','val/a/3.png','val/b/4.gz','train/b.c/5.tif',
+        'test/x/6.jpeg','train/a/7.txt','.h/8.jpg']):
+        (tmp_path/o).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path/o).write_bytes(bytes([i])*i)
+    assert fingerprint(tmp_path)==fingerprint(str(tmp_path))=='f00f376b47ff156e'
+    assert fingerprint(tmp_path/'train')=='eeaece3f535574cf' and fingerprint(tmp_path/'val'/'b'/'4.gz')=='0f5ce70b7b261aed'
+
+def test_photos_in_no_class_are_told(tmp_path, capsys):
+    path = photo_set(tmp_path/'set')
+    photo(path/'train'/'loose.jpg')
+    assert len(photos_by_class(path)['train'])==2
+    out = capsys.readouterr().out
+    assert '1 photos are left out' in out and str(path/'train'/'loose.jpg') in out and out.count('\n')==1
+
+def test_files_that_are_no_photos_are_told(tmp_path, capsys):
+    path = photo_set(tmp_path/'set')
+    for o in ('1.dng','2.dng'): (path/'train'/'cat'/o).write_text('x')
+    photos_by_class(path)
+    out = capsys.readouterr().out
+    assert out.count('\n')==1 and '2 files' in out and 'left out' in out and str(path/'train'/'cat') in out
+
+# --- what cannot be listed --------------------------------------------------------------------------------------
+def locked(monkeypatch, folder):
+    "As root would not be kept out, the system's answer is given for it"
+    scandir = os.scandir
+    def denied(path):
+        if Path(path)==folder: raise PermissionError(errno.EACCES, 'Permission denied', str(path))
+        return scandir(path)
+    monkeypatch.setattr(os, 'scandir', denied)
+
+readers = dict(photos_by_class=photos_by_class, get_data=lambda p: get_data(p, 32, 32, 4), fingerprint=fingerprint,
+    load_arrays=load_arrays,
+    cached_data=lambda p: cached_data(p, 32, 32, 4, cache=False))
+@pytest.mark.parametrize('where', ['train/emu','val/cat','train','val','','train/emu/deep'])
+@pytest.mark.parametrize('read', readers)
+def test_a_folder_that_may_not_be_listed_is_named(tmp_path, monkeypatch, where, read):
+    path = photo_set(tmp_path/'set', ('cat','dog','emu'))
+    (path/'train'/'emu'/'deep').mkdir()
+    if read=='fingerprint' and not where: return   # it looks into the splits alone
+    locked(monkeypatch, path/where)
+    with pytest.raises(Exception) as e: readers[read](path)
+    assert one_line(e, path/where, 'Permission denied', 'make it readable')
+    if read=='photos_by_class': assert [(f,r) for f,r in broken_images(path)]==[(path/where,'Permission denied')]
+
+def test_a_folder_that_may_be_listed_and_not_entered(tmp_path, monkeypatch):
+    path = photo_set(tmp_path/'set')
+    access = os.access
+    monkeypatch.setattr(os, 'access', lambda p, mode: Path(p)!=path/'train'/'dog' and access(p, mode))
+    with pytest.raises(Exception) as e: photos_by_class(path)
+    assert one_line(e, path/'train'/'dog', 'Permission denied')
+
+@pytest.mark.parametrize('link', ['train/emu','val/cat/9.jpg','train/cat/9','val/dog/deep/9.jpg'])
+@pytest.mark.parametrize('target', ['nowhere','itself'])
+@pytest.mark.parametrize('read', readers)
+def test_a_link_that_leads_nowhere_is_named(tmp_path, link, target, read):
+    path = photo_set(tmp_path/'set')
+    (path/link).parent.mkdir(exist_ok=True)
+    (path/link).symlink_to(tmp_path/'gone' if target=='nowhere' else path/link)
+    with pytest.raises(Exception) as e: readers[read](path)
+    assert one_line(e, path/link)
+    assert [f for f,_ in broken_images(path)]==[path/link]
+
+@pytest.mark.parametrize('split', ['train','val'])
+def test_a_split_that_is_a_dead_link_or_a_file(tmp_path, split):
+    path = photo_set(tmp_path/'set')
+    shutil.rmtree(path/split)
+    (path/split).symlink_to(tmp_path/'gone')
+    with pytest.raises(Exception) as e: photos_by_class(path)
+    assert one_line(e, path/split, 'leads nowhere')
+    (path/split).unlink(); (path/split).write_text('x')
+    with pytest.raises(Exception) as e: photos_by_class(path)
+    assert one_line(e, path/split, 'is a file')
+
+@pytest.mark.parametrize('link, to', [('train/cat/up','train'), ('train/cat/up',''), ('train/up',''), ('val/dog/self',
+    'val/dog'), ('train/dog/out','..'), ('train/cat/other','val/cat/other')])
+def test_links_that_go_round_bring_nothing(tmp_path, capsys, link, to):
+    path = photo_set(tmp_path/'set')
+    before = photos_by_class(path),fingerprint(path)
+    (path/link).symlink_to(path/to, target_is_directory=True)
+    if link.endswith('other'): (path/to).symlink_to(path/'train'/'cat')   # round by way of each other
+    after = photos_by_class(path)
+    assert after==before[0] and 'deep' not in capsys.readouterr().out
+    if not link.endswith('other'): assert fingerprint(path)==before[1]
+    assert get_data(path, 32, 32, 4).train.n==8
+
+def test_links_to_photos_and_folders_are_followed(tmp_path):
+    away,path = photo_set(tmp_path/'away', ('cat','dog','emu')),photo_set(tmp_path/'set')
+    (path/'train'/'emu').symlink_to(away/'train'/'emu')
+    (path/'train'/'cat'/'more.jpg').symlink_to(away/'train'/'cat'/'0.jpg')
+    assert {c:len(o) for c,o in photos_by_class(path)['train'].items()}==dict(cat=5, dog=4, emu=4)
+
+# --- classes ----------------------------------------------------------------------------------------------------
+def emptied(path, c, split='train'):
+    for f in (path/split/c).iterdir(): f.unlink()
+
+@pytest.mark.parametrize('left', ['', 'notes.txt', 'deep/1.jpg'])
+def test_a_class_without_photos_is_told(tmp_path, capsys, left):
+    path = photo_set(tmp_path/'set', ('cat','dog','emu'), ('cat','dog','emu'))
+    emptied(path, 'emu')
+    if left: (path/'train'/'emu'/left).parent.mkdir(exist_ok=True); (path/'train'/'emu'/left).write_text('x')
+    with pytest.raises(Exception) as e: photos_by_class(path)
+    assert one_line(e, path/'train'/'emu', 'holds no photos', path/'val'/'emu') and 'no folder' not in str(e.value)
+    emptied(path, 'emu', 'val')
+    assert list(photos_by_class(path)['train'])==['cat','dog']
+    assert f"{path/'train'/'emu'} holds no photos" in capsys.readouterr().out
+
+def nfd(s): return unicodedata.normalize('NFD', s)
+@pytest.mark.parametrize('name', ['Bär','café','한국','Å'])
+def test_two_spellings_are_one_class(tmp_path, name):
+    name = unicodedata.normalize('NFC', name)
+    path = photo_set(tmp_path/'set', (name,'Katze'), (nfd(name),'Katze'))
+    photo(path/'train'/nfd(name)/'9.jpg')
+    other = photo_set(tmp_path/'other', (nfd(name),'Katze'), (name,'Katze'))
+    photo(other/'train'/nfd(name)/'9.jpg')
+    found = photos_by_class(path)
+    assert {k:len(v) for k,v in found['train'].items()}=={name:5, 'Katze':4} and len(found['val'][name])==4
+    for dls in (get_data(path, 32, 32, 4), cached_data(path, 32, 32, 4, cache=False), cached_chapter_data(path, 32,
+        32, 4, cache=False)):
+        assert sorted(dls.vocab)==sorted((name,'Katze'))
+        assert torch.cat([y for _,y in dls.valid]).bincount().tolist()==[4,4]
+    assert load_arrays(path)[-1]==load_arrays(shutil.make_archive(tmp_path/'z', 'zip', path))[-1]==sorted((name,
+        'Katze'))
+    assert fingerprint(path)==fingerprint(other)
+
+@pytest.mark.parametrize('train, val', [('cat','Cat'), ('cat','cat '), ('hot dog','hot  dog'), ('cat','c\u0430t'),
+    ('golf ball','golf_ball'), ('cat','cat\u200b')])
+def test_names_that_look_alike_are_told_apart(tmp_path, train, val):
+    path = photo_set(tmp_path/'set', (train,'xyz'), (val,'xyz'))
+    with pytest.raises(Exception) as e: photos_by_class(path)
+    assert one_line(e, path/'val', ascii(train), ascii(val), 'rename')
+
+@pytest.mark.parametrize('other', ['cat ', ' cat', 'cat\u200b', 'cat\u00a0'])
+def test_names_of_one_split_that_look_the_same_are_refused(tmp_path, other):
+    path = photo_set(tmp_path/'set', ('cat','dog',other), ('cat','dog'))
+    with pytest.raises(Exception) as e: photos_by_class(path)
+    assert one_line(e, path/'train', ascii('cat'), ascii(other), 'look the same')
+
+def test_letters_may_be_classes(tmp_path):
+    assert list(photos_by_class(photo_set(tmp_path/'set', 'aAbB', 'aAbB'))['train'])==['A','B','a','b']
+
+# --- a file in place of a folder, text in place of a path -------------------------------------------------------
+def zipped(path, to): return Path(shutil.make_archive(to, 'zip', path))
+def tarred(path, to): return Path(shutil.make_archive(to, 'gztar', path))
+def seven(path, to): (f:=Path(f'{to}.7z')).write_bytes(b"7z\xbc\xaf'\x1c"); return f
+def picture(path, to): return photo(Path(f'{to}.jpg'))
+@pytest.mark.parametrize('make', [zipped, tarred, seven, picture])
+def test_a_file_is_not_a_folder(tmp_path, make):
+    f = make(photo_set(tmp_path/'set'), tmp_path/'a')
+    for read in (photos_by_class, lambda p: get_data(p, 32, 32, 4), lambda p: cached_data(p, cache=False), course_path):
+        if make is zipped and read is course_path: continue   # `load_arrays` reads these
+        with pytest.raises(Exception) as e: read(f)
+        assert one_line(e, f, 'is a file', 'unpack it') and 'no such' not in str(e.value)
+    if make is not zipped:
+        with pytest.raises(Exception) as e: load_arrays(f)
+        assert one_line(e, f, 'zip', 'unpack it')
+
+def test_what_is_not_there(tmp_path):
+    for read in (photos_by_class, fingerprint, load_arrays, broken_images, lambda p: get_data(p, 32, 32, 4),
+        lambda p: cached_data(p, cache=False)):
+        for kind in (str,Path):
+            if read is broken_images: assert read(kind(tmp_path/'none'))==[(tmp_path/'none',
+                'No such file or directory')]; continue
+            with pytest.raises(Exception) as e: read(kind(tmp_path/'none'))
+            assert one_line(e, tmp_path/'none', 'no such folder')
+
+def test_paths_may_be_texts(drawn):
+    p = str(drawn)
+    for f in (photos_by_class, fingerprint, broken_images, data_name, sample_card, run_settings, photo_files,
+        course_path):
+        assert f(p)==f(drawn)
+    assert sample_card(p)['size']==32 and class_of(f'{p}/train/ring/1.jpg')=='ring'
+    assert all((a==b) if isinstance(a, list) else (a==b).all() for a,b in zip(load_arrays(p), load_arrays(drawn)))
+    for make in (get_data, partial(cached_data, cache=False), partial(cached_chapter_data,
+        cache=False)): assert make(p, 32, 32, 16).c==10
+
+# --- batches that batch norm can use ----------------------------------------------------------------------------
+makers = dict(get_data=lambda p, bs: get_data(p, 32, 32, bs), cached_data=lambda p, bs: cached_data(p, 32, 32, bs,
+    cache=False),
+    cached_chapter_data=lambda p, bs: cached_chapter_data(p, 32, 32, bs, cache=False), array_dls=lambda p,
+        bs: array_dls(load_arrays(p), p, bs))
+@pytest.mark.parametrize('make', makers)
+def test_a_batch_of_one_is_refused_before_training(tmp_path, make):
+    path = photo_set(tmp_path/'set')
+    for bs in (1,0,-3,2.5):
+        with pytest.raises(Exception) as e: makers[make](path, bs)
+        assert one_line(e, f'a batch of {bs}', '2 photos or more')
+    photo(path/'train'/'cat'/'9.jpg')   # nine photos
+    for bs in (2,4,8): assert {len(y) for _,y in makers[make](path, bs).train}=={bs}
+    check_batch(np.int64(2))
+
+def test_a_set_of_one_picture_is_refused(drawn):
+    x,y,xv,yv,vocab = load_arrays(drawn)
+    with pytest.raises(Exception) as e: array_dls((x[:1],y[:1],xv,yv,vocab), drawn)
+    assert one_line(e, 'a batch of 1')
+
+# --- places without shared memory -------------------------------------------------------------------------------
+class NoPool:
+    def __init__(self, *args): raise self.error
+class NoSubmit:
+    def __init__(self, *args): pass
+    def __enter__(self): return self
+    def __exit__(self, *args): pass
+    def submit(self, *args): raise self.error
+
+@pytest.mark.parametrize('pool', [NoPool,NoSubmit])
+@pytest.mark.parametrize('error', [PermissionError(13, 'Permission denied'), OSError(38, 'Function not implemented'),
+    OSError(28, 'No space left on device'),
+    FileNotFoundError(2, 'No such file'), BlockingIOError(11, 'Resource temporarily unavailable'),
+        NotImplementedError(), ImportError(), RuntimeError("can't start new thread")], ids=repr)
+def test_the_sample_is_drawn_where_processes_cannot_start(tmp_path, monkeypatch, pool, error):
+    want = fingerprint(make_sample(tmp_path/'a', 20, 10, 32))
+    monkeypatch.setattr(sample, 'ProcessPoolExecutor', type('Pool', (pool,), dict(error=error)))
+    assert fingerprint(make_sample(tmp_path/'b', 20, 10, 32))==want
+
+def test_a_drawing_process_that_dies(tmp_path, monkeypatch):
+    want = fingerprint(make_sample(tmp_path/'a', 20, 10, 32))
+    me,draw = os.getpid(),sample.draw_image
+    def dies(*args): return draw(*args) if os.getpid()==me else os._exit(9)
+    monkeypatch.setattr(sample, 'draw_image', dies)
+    assert fingerprint(make_sample(tmp_path/'b', 20, 10, 32))==want
+
+mb = 10**6
+@pytest.mark.parametrize('free, batch, workers', [(math.inf, 10*mb, 8), (10**12, 10*mb, 8), (64*mb, 10*mb, 2), (64*mb,
+    3*mb, 8), (39*mb, 10*mb, 0), (40*mb, 10*mb, 1), (2*mb, 10*mb, 0), (0, 1, 0), (0, 10*mb, 0)])
+def test_workers_fit_into_shared_memory(monkeypatch, capsys, free, batch, workers):
+    "Each keeps two batches ready, and two more are on the way"
+    monkeypatch.setattr(data, 'shared_memory', lambda: free)
+    monkeypatch.setattr(data, 'num_cpus', lambda: 16)
+    assert n_workers(4000, batch)==workers and (workers*2+2)*batch<=max(free, 2*batch)
+    out = capsys.readouterr().out
+    assert ('/dev/shm' in out and '--shm-size' in out and out.count('\n')==1) if workers<8 else not out
+    assert n_workers(3999, batch)==0
+
+def test_get_data_asks_for_what_its_batches_need(tmp_path, monkeypatch):
+    path,asked = photo_set(tmp_path/'set', n=40),[]
+    monkeypatch.setattr(data, 'n_workers', lambda *args: asked.append(args) or 0)
+    for bs in (4,72): get_data(path, 40, 32, bs)
+    assert asked==[(160, 3*40*40*64), (160, 3*40*40*72)]   # a batch of validation has 64 or more
+
+def test_shared_memory(monkeypatch):
+    usage = types.SimpleNamespace(free=123)
+    monkeypatch.setattr(shutil, 'disk_usage', lambda p: usage if p=='/dev/shm' else None)
+    monkeypatch.setattr(sys, 'platform', 'linux')
+    assert shared_memory()==123
+    monkeypatch.setattr(sys, 'platform', 'darwin')
+    assert shared_memory()==math.inf
+    for e in (PermissionError(13, 'x'), OSError(38, 'x'), ImportError()):
+        def fail(): raise e
+        monkeypatch.setattr(kit_files.multiprocessing, 'Lock', fail)
+        assert shared_memory()==0
+
+# --- a fingerprint is taken once --------------------------------------------------------------------------------
+@pytest.fixture
+def later(monkeypatch):
+    "A minute has passed since the files were written"
+    now = time.time_ns
+    monkeypatch.setattr(photos.time, 'time_ns', lambda: now()+60*10**9)
+    photos._hash_of.cache_clear()
+
+def reads(monkeypatch):
+    got,real = [],open
+    monkeypatch.setattr(photos, 'open', lambda *args: got.append(args[0]) or real(*args), raising=False)
+    return got
+
+def test_each_photo_is_read_once(tmp_path, monkeypatch, later):
+    path,got = photo_set(tmp_path/'set'),reads(monkeypatch)
+    first = fingerprint(path)
+    assert len(got)==16 and fingerprint(path)==fingerprint(str(path))==first and len(got)==16
+
+def change(f): f.write_bytes(f.read_bytes()+b'x')
+def one_bit(f): b = bytearray(f.read_bytes()); b[-1] ^= 1; f.write_bytes(b)
+def behind(f): s = f.stat(); one_bit(f); os.utime(f, ns=(s.st_atime_ns, s.st_mtime_ns))
+def replaced(f):
+    g = f.with_suffix('.new')
+    shutil.copy2(f, g)
+    behind(g)
+    os.replace(g, f)
+def removed(f): f.unlink()
+def renamed(f): f.rename(f.with_name('z.jpg'))
+@pytest.mark.parametrize('how', [change, one_bit, behind, replaced, removed, renamed])
+@pytest.mark.parametrize('kept', [False,True])
+def test_no_change_is_overlooked(tmp_path, request, how, kept):
+    if kept: request.getfixturevalue('later')
+    path = photo_set(tmp_path/'set')
+    before = fingerprint(path)
+    how(path/'train'/'cat'/'1.jpg')
+    assert fingerprint(path)!=before
+
+def test_no_change_is_overlooked_where_clocks_are_coarse(tmp_path, monkeypatch):
+    "Two changes of one tick look the same to whoever asks for the date"
+    path,stat = photo_set(tmp_path/'set'),os.stat
+    def coarse(f, **kwargs):
+        s = stat(f, **kwargs)
+        if not str(f).endswith('.jpg'): return s
+        return types.SimpleNamespace(st_mode=s.st_mode, st_size=s.st_size, st_ino=s.st_ino, st_mtime_ns=tick,
+            st_ctime_ns=tick)
+    tick = time.time_ns()//10**9*10**9
+    seen = []
+    monkeypatch.setattr(photos.os, 'stat', coarse)
+    for i in range(3): one_bit(path/'train'/'cat'/f'{i}.jpg'); seen.append(fingerprint(path))
+    assert len(set(seen))==3
+
+def test_a_photo_that_goes_while_it_is_read_is_told(tmp_path, monkeypatch):
+    path = photo_set(tmp_path/'set')
+    def gone(f, *args): raise FileNotFoundError(2, 'No such file or directory', f)
+    monkeypatch.setattr(photos, 'open', gone, raising=False)
+    with pytest.raises(Exception) as e: fingerprint(path)
+    assert one_line(e, path/'train'/'cat'/'0.jpg', 'no such file')
