@@ -29,7 +29,7 @@ def told(
         return f'{o.__module__}.{name}' + (_no_address(f' {code.co_code.hex()} {code.co_names} {code.co_consts}')
                                            if code else '')
     if not hasattr(o, '__dict__') or not deep: return _no_address(repr(o))
-    parts = {k:v for k,v in vars(o).items() if k[0]!='_' or k in ('_buffers','_parameters','_modules')}
+    parts = {k:v for k,v in vars(o).items() if k[0]!='_' or k in ('_buffers','_parameters','_modules') and v}
     return f"{told(type(o))}({down({k:v for k,v in parts.items() if k not in ('learn','training')})})"
 
 # %% ../../nbs/kit/identity.ipynb #efce2603
