@@ -4,16 +4,17 @@
 
 # %% auto #0
 __all__ = ['FastConv2d', 'keep_memory', 'TrimMemory', 'c_loops', 'FastNorm', 'FastSequential', 'FastConvLayer', 'speed_up',
-           'FusedAdam', 'fast_learner']
+           'slow_down', 'FusedAdam', 'fast_learner']
 
 # %% ../nbs/13_speed.ipynb #cd597d7a
 import ctypes, shlex, subprocess
 from functools import lru_cache
-from torch._C._functorch import is_functorch_wrapped_tensor
+from torch.autograd import forward_ad
 from torch.nn.modules.module import _has_any_global_hook
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 from torch.optim.adamw import adamw
 from fastai.vision.all import *
-from .kit.files import CourseError
+from .kit.files import CourseError, first_line
 from .training import get_learner
 
 # %% ../nbs/13_speed.ipynb #805048f3
@@ -26,10 +27,14 @@ def _patches(x, ks, stride, padding):
     x = x.unfold(1, ks, stride).unfold(2, ks, stride)   # (n, oh, ow, c, ks, ks), still without a copy
     return x.permute(0,1,2,4,5,3).reshape(-1, ks*ks*x.shape[3])
 
+def _is_simple(g):
+    "Is `g` a gradient that nobody wants gradients of, or many at once?"
+    return not torch.is_grad_enabled() and _is_ordinary(g)
+
 def _again(f, inputs, g):
     "The gradients that `g`, the gradient of `f()`, has at `inputs`: PyTorch's own, which have gradients themselves"
     wanted = [o for o in inputs if o.requires_grad]
-    grads = iter(torch.autograd.grad(f(), wanted, g, create_graph=True))
+    with torch.enable_grad(): grads = iter(torch.autograd.grad(f(), wanted, g, create_graph=True))
     return [next(grads) if o.requires_grad else None for o in inputs]
 
 # %% ../nbs/13_speed.ipynb #9acc69bd
@@ -49,7 +54,7 @@ class _ConvAsProduct(torch.autograd.Function):
     def backward(ctx, g):
         x,w,rows = ctx.saved_tensors
         stride,padding = ctx.args
-        if torch.is_grad_enabled():   # somebody wants the gradient of a gradient
+        if not _is_simple(g):
             return *_again(lambda: F.conv2d(x, w, None, stride, padding), (x,w), g), None, None
         nf,c,ks,_ = w.shape
         dy = _nhwc(g).permute(0,2,3,1).reshape(-1,nf)
@@ -60,27 +65,35 @@ class _ConvAsProduct(torch.autograd.Function):
         return dx, dw, None, None
 
 # %% ../nbs/13_speed.ipynb #b5608813
+def _has_memory(x):
+    try: return x.layout==torch.strided and x.untyped_storage().nbytes()>0
+    except NotImplementedError: return False   # many tensors that are passed off as one
+
 def _is_ordinary(*xs):
-    "Are these tensors with memory of their own, on a CPU, which a loop may read?"
-    return all((type(x) in (Tensor,nn.Parameter) or isinstance(x, TensorBase)) and x.device.type=='cpu'
-               and not is_functorch_wrapped_tensor(x) for x in xs)
+    "Does PyTorch simply compute, and do these tensors lie in memory as they are, which a loop may read?"
+    watched = (torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active()
+               or forward_ad._current_level>=0 or _get_current_dispatch_mode() is not None)
+    return not watched and all(
+        (type(x) in (Tensor,nn.Parameter) or isinstance(x, TensorBase)) and x.device.type=='cpu' and not x.is_neg()
+        and _has_memory(x) for x in xs)
 
 class _Fast:
     "What `speed_up` can make of a module"
     def __prepare_scriptable__(self):   # `torch.jit.script` calls it, which cannot read our code: the plain class again
-        self.__class__ = first(plain for plain,fast in _fast.items() if fast is type(self))
-        return self
+        return slow_down(self)
 
 class FastConv2d(_Fast, nn.Conv2d):
     "A convolution, trained in bf16 on a CPU as a matrix product if its map is small"
     def _pays(self, x):
-        ks,stride,padding = self.kernel_size,self.stride,self.padding
+        w,sizes = self.weight,(self.kernel_size, self.stride, self.padding)
         bf16 = torch.is_autocast_enabled('cpu') and torch.get_autocast_dtype('cpu')==torch.bfloat16
-        return (bf16 and self.training and _is_ordinary(x, self.weight) and x.ndim==4 and len(x)>0
-                and {x.dtype,self.weight.dtype} <= {torch.float32,torch.bfloat16} and self.bias is None
-                and ks[0]==ks[1]>1 and stride[0]==stride[1] and padding[0]==padding[1] and self.groups==1
-                and self.dilation==(1,1) and self.padding_mode=='zeros'
-                and (x.shape[2]//stride[0])*(x.shape[3]//stride[0])<=64)
+        if not (bf16 and self.training and self.bias is None and _is_ordinary(x, w)): return False
+        if not all(isinstance(o, tuple) and o==o[:1]*2 for o in sizes): return False
+        (ks,_),(stride,_),(padding,_) = sizes
+        return (ks>1 and stride>0 and padding>=0 and self.groups==1 and self.dilation==(1,1)
+                and self.padding_mode=='zeros' and {x.dtype,w.dtype} <= {torch.float32,torch.bfloat16} and x.ndim==4
+                and len(x)>0 and w.shape[1:]==(x.shape[1],ks,ks)
+                and (x.shape[2]//stride)*(x.shape[3]//stride)<=64)
     def forward(self, x):
         if not self._pays(x): return super().forward(x)
         with torch.autocast('cpu', enabled=False):
@@ -191,18 +204,20 @@ _bits = {torch.bfloat16:16, torch.float32:32, torch.float64:64}
 @lru_cache
 def _compile(dtype, compiler):
     "The loops above for tensors of `dtype`, and None; or None, and why they cannot be compiled"
-    with tempfile.TemporaryDirectory() as d:
-        (Path(d)/'norm.c').write_text(_c_types+_c_forward+_c_backward)
-        args = ['-O3', '-march=native', '-fopenmp', '-fPIC', '-shared', f'-DBITS={_bits[dtype]}', 'norm.c',
-                '-o', 'norm.so']
-        if 'AVX512' in torch.backends.cpu.get_cpu_capability(): args.append('-mprefer-vector-width=512')
-        try:
-            subprocess.run(shlex.split(compiler)+args, cwd=d, check=True, capture_output=True, text=True)
-            return ctypes.CDLL(f'{d}/norm.so'), None
-        except (OSError, ValueError) as e: return None, str(e)
-        except subprocess.CalledProcessError as e:
-            said = e.stderr.splitlines() or [f'exit status {e.returncode}']
-            return None, first(said, lambda o: 'error' in o) or said[0]
+    args = ['-O3', '-march=native', '-fopenmp', '-fPIC', '-shared', f'-DBITS={_bits[dtype]}', 'norm.c', '-o', 'norm.so']
+    if 'AVX512' in torch.backends.cpu.get_cpu_capability(): args.append('-mprefer-vector-width=512')
+    try:
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as d:
+            (Path(d)/'norm.c').write_text(_c_types+_c_forward+_c_backward)
+            subprocess.run(shlex.split(compiler)+args, cwd=d, check=True, capture_output=True, text=True,
+                           errors='replace')
+            lib = ctypes.CDLL(f'{d}/norm.so')
+        lib.moments, lib.apply, lib.back_sums, lib.back   # are they all there?
+        return lib,None
+    except subprocess.CalledProcessError as e:
+        said = e.stderr.splitlines() or [f'exit status {e.returncode}']
+        return None, first(said, lambda o: 'error' in o) or said[0]
+    except (OSError, ValueError, AttributeError) as e: return None, first_line(e)
 
 def _loops(dtype): return _compile(dtype, os.environ.get('CC') or 'cc')[0]
 
@@ -222,38 +237,38 @@ def _call(lib, name, *args):
 def _moments(lib, x) -> tuple: # two tensors (c,) in double precision
     "Mean and variance, divided by n, of each channel of `x`, (n, c, h, w) in channels_last"
     c,n = x.shape[1],x.numel()//x.shape[1]
-    mean,m2 = torch.empty(2, _parts, c, dtype=torch.double)   # of the parts; m2 is the sum of squared distances
-    sums = torch.empty(_parts, 3, c, dtype=torch.promote_types(x.dtype, torch.float))
+    double = dict(dtype=torch.double, device='cpu')   # whatever the default is
+    mean,m2 = torch.empty(2, _parts, c, **double)   # of the parts; m2 is the sum of squared distances
+    sums = torch.empty(_parts, 3, c, dtype=torch.promote_types(x.dtype, torch.float), device='cpu')
     _call(lib, 'moments', x, n, c, _parts, sums, mean, m2)
-    rows = tensor([n*(p+1)//_parts - n*p//_parts for p in range(_parts)])[:,None]
+    rows = torch.tensor([n*(p+1)//_parts - n*p//_parts for p in range(_parts)], **double)[:,None]
     m = (rows*mean).sum(0)/n
     return m, (m2 + rows*(mean-m)**2).sum(0)/n
 
 # %% ../nbs/13_speed.ipynb #f070c9ec
 class _NormAct(torch.autograd.Function):
-    "Batch norm of a batch (n, c, h, w) in training, then a ReLU if `relu`"
+    "Batch norm of a batch (n, c, h, w) with its `mean` and `var`, then a ReLU if `relu`"
     @staticmethod
-    def forward(ctx, x, weight, bias, running_mean, running_var, momentum, eps, relu):
-        lib,c,n = _loops(x.dtype),x.shape[1],x.numel()//x.shape[1]
-        mean,var = _moments(lib, x)
-        running_mean.lerp_(mean.to(running_mean), momentum)
-        running_var.lerp_((var*n/(n-1)).to(running_var), momentum)
+    def forward(ctx, x, weight, bias, mean, var, eps, relu):
+        ctx.lib,ctx.eps,ctx.relu = lib,_,_ = _loops(x.dtype),eps,relu
+        c,n = x.shape[1],x.numel()//x.shape[1]
         inv,m = (var+eps).rsqrt(),mean.to(weight)
         k,rest = (weight*inv).to(weight),mean-m
         b,y = (bias-k*rest).to(weight),torch.empty_like(x)
         _call(lib, 'apply', x, m, k, b, relu, n, c, y)
-        ctx.save_for_backward(x, weight, bias, inv, rest, m, k, b)
-        ctx.lib,ctx.eps,ctx.relu = lib,eps,relu
+        ctx.save_for_backward(x, weight, bias)
+        ctx.kept = inv,rest,m,k,b
         return y
 
     @staticmethod
     def backward(ctx, g):
-        x,weight,bias,inv,rest,m,k,b = ctx.saved_tensors
-        if torch.is_grad_enabled():
+        (x,weight,bias),(inv,rest,m,k,b) = ctx.saved_tensors,ctx.kept
+        if not (_is_simple(g) and _is_ordinary(x)):
             def plain(): return F.batch_norm(x, None, None, weight, bias, True, eps=ctx.eps)
-            return *_again(lambda: plain().relu() if ctx.relu else plain(), (x,weight,bias), g), *[None]*5
-        c,n,g = x.shape[1],x.numel()//x.shape[1],_nhwc(g)
-        parts = torch.empty(2, _parts, c, dtype=torch.double)
+            return *_again(lambda: plain().relu() if ctx.relu else plain(), (x,weight,bias), g), *[None]*4
+        x,g = _nhwc(x.to(g.dtype)),_nhwc(g)   # somebody may have kept x elsewhere meanwhile
+        c,n = x.shape[1],x.numel()//x.shape[1]
+        parts = inv.new_empty(2, _parts, c)
         _call(ctx.lib, 'back_sums', g, x, m, k, b, ctx.relu, n, c, _parts, k.new_empty(_parts, 2, c), *parts)
         dbias,dk = parts.sum(1)
         dweight = (dk-rest*dbias)*inv
@@ -261,21 +276,30 @@ class _NormAct(torch.autograd.Function):
         k1 = -k*dbias/n - kx*rest
         dx = torch.empty_like(x)
         _call(ctx.lib, 'back', g, x, m, k, b, ctx.relu, kx.to(k), k1.to(k), n, c, dx)
-        return dx, dweight.to(k), dbias.to(k), *[None]*5
+        return dx, dweight.to(k), dbias.to(k), *[None]*4
 
 # %% ../nbs/13_speed.ipynb #ada3059b
 class FastNorm(_Fast, nn.BatchNorm2d):
     "Batch norm in fewer passes over memory, in training on a CPU"
     def _pays(self, x):
-        w,mean = self.weight,self.running_mean
-        return (self.training and w is not None and mean is not None and self.momentum is not None
-                and _is_ordinary(x, w, mean) and x.ndim==4 and x.numel()>x.shape[1]==len(w)==len(mean) and x.dtype in _bits
-                and w.dtype==mean.dtype==torch.promote_types(x.dtype, torch.float) and _loops(x.dtype) is not None)
+        own = self.weight,self.bias,self.running_mean,self.running_var
+        return (self.training and self.track_running_stats and self.momentum is not None and self.eps>0
+                and all(o is not None for o in (*own, self.num_batches_tracked)) and _is_ordinary(x, *own)
+                and x.ndim==4 and x.numel()>x.shape[1]>0 and all(o.shape==(x.shape[1],) for o in own)
+                and x.dtype in _bits and {o.dtype for o in own}=={torch.promote_types(x.dtype, torch.float)}
+                and _loops(x.dtype) is not None)
     def norm_act(self, x, relu):
         "The norm of `x`, and a ReLU after it if `relu`; only where `_pays(x)`"
-        self.num_batches_tracked.add_(1)
-        return _NormAct.apply(_nhwc(x), self.weight, self.bias, self.running_mean, self.running_var, self.momentum,
-                              self.eps, relu)
+        rows,n = _nhwc(x),x.numel()//x.shape[1]
+        mean,var = _moments(_loops(x.dtype), rows.detach())
+        if not (mean+var).isfinite().all():   # what comes of it is PyTorch's matter
+            y = super().forward(x)
+            return y.relu() if relu else y
+        with torch.no_grad():
+            self.num_batches_tracked.add_(1)
+            self.running_mean.lerp_(mean.to(self.running_mean), self.momentum)
+            self.running_var.lerp_((var*n/(n-1)).to(self.running_var), self.momentum)
+        return _NormAct.apply(rows, self.weight, self.bias, mean, var, self.eps, relu)
     def forward(self, x): return self.norm_act(x, False) if self._pays(x) else super().forward(x)
 
 # %% ../nbs/13_speed.ipynb #10daeb9c
@@ -300,33 +324,54 @@ class FastConvLayer(FastSequential, ConvLayer): "The same for fastai's `ConvLaye
 # %% ../nbs/13_speed.ipynb #bd25b2a7
 _fast = {nn.Conv2d:FastConv2d, nn.BatchNorm2d:FastNorm, nn.Sequential:FastSequential, ConvLayer:FastConvLayer}
 
+def _swap(model, classes):
+    for m in model.modules(): m.__class__ = classes.get(type(m), type(m))
+    return model
+
 def speed_up(
     model:nn.Module, # on any device; best of `ConvLayer` and the course's blocks
 ) -> nn.Module: # the same one
     "Gives `model`'s layers classes that compute the same in less time; its modules, parameters and names stay"
-    for m in model.modules():
-        if type(m) in _fast: m.__class__ = _fast[type(m)]
-    return model
+    return _swap(model, _fast)
+
+def slow_down(model:nn.Module) -> nn.Module: # the same one
+    "Takes `speed_up` back, for tools that go by PyTorch's own classes, such as torch.fx and quantisation"
+    return _swap(model, {fast:plain for plain,fast in _fast.items()})
 
 # %% ../nbs/13_speed.ipynb #981cbfa6
+def _laid_out(o, p):
+    "`o` with the number format of `p` and the same order in memory. Raises `CourseError` for another shape"
+    if o.shape!=p.shape:
+        raise CourseError(f"a weight is {tuple(p.shape)}, and what the optimiser has of it {tuple(o.shape)}: "
+                          "make a new optimiser, with `learn.create_opt()`")
+    same = o.dtype==p.dtype and all(n==1 or i==j for n,i,j in zip(p.shape, o.stride(), p.stride()))
+    return o if same else torch.empty_like(p).copy_(o)
+
+def _can_fuse(p):
+    dense = p.is_contiguous() or p.ndim==4 and p.is_contiguous(memory_format=torch.channels_last)
+    return dense and p.is_floating_point()
+
 class FusedAdam(Optimizer):
     "fastai's `Adam` with decoupled weight decay, all tensors in one call; parameters that are frozen stay as they are"
     def __init__(self, params, lr, mom=.9, sqr_mom=.99, eps=1e-5, wd=.01):
         super().__init__(params, [], lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd)
     @torch.no_grad()
     def step(self, closure=None):
+        if closure is not None: raise NotImplementedError("fastai's optimisers take no closure")
         for p,_,state,_ in self.all_params():
             if p.grad is None and p.requires_grad and 'step' in state: p.grad = torch.zeros_like(p)
         groups = defaultdict(list)   # of tensors that go into one call
         for p,_,state,hyper in self.all_params(with_grad=True):
             if 'step' not in state: state |= dict(step=0, grad_avg=torch.zeros_like(p), sqr_avg=torch.zeros_like(p))
-            groups[id(hyper), p.device, state['step'], state.get('do_wd', True)].append((p, state, hyper))
+            for k in ('grad_avg','sqr_avg'): state[k] = _laid_out(state[k], p)
+            key = id(hyper), p.device, state['step'], state.get('do_wd', True), _can_fuse(p)
+            groups[key].append((p, _laid_out(p.grad, p), state, hyper))
             state['step'] += 1
-        for (_,device,step,do_wd),group in groups.items():
-            ps,states,(h,*_) = zip(*group)
-            steps = list(torch.full((len(ps),), float(step), device=device).unbind())
-            adamw(ps, [p.grad for p in ps], [o['grad_avg'] for o in states], [o['sqr_avg'] for o in states], [], steps,
-                  fused=True, amsgrad=False, maximize=False, beta1=h['mom'], beta2=h['sqr_mom'], lr=h['lr'],
+        for (_,device,step,do_wd,fused),group in groups.items():
+            ps,grads,states,(h,*_) = map(list, zip(*group))
+            steps = list(torch.full((len(ps),), float(step), dtype=torch.float, device=device).unbind())
+            adamw(ps, grads, [o['grad_avg'] for o in states], [o['sqr_avg'] for o in states], [], steps, fused=fused,
+                  foreach=False, amsgrad=False, maximize=False, beta1=h['mom'], beta2=h['sqr_mom'], lr=h['lr'],
                   weight_decay=h['wd']*do_wd, eps=h['eps'])
     def zero_grad(self):
         for p,*_ in self.all_params(with_grad=True): p.grad = None   # the next ones are kept, not added to zeros
@@ -341,10 +386,11 @@ def fast_learner(
 ) -> Learner:
     """`get_learner` with all that makes a step faster and changes nothing in its result beyond rounding.
     Raises `CourseError` for compile=True on a CPU"""
-    if compile and dls.device.type=='cpu':
+    device = torch.device(getattr(dls, 'device', None) or default_device())
+    if compile and device.type=='cpu':
         raise CourseError("compile=True is for a GPU; on a CPU the loops in C do its work, so leave it out")
     learn = get_learner(dls, speed_up(model), precision, **{'opt_func':FusedAdam, **kwargs})
     if keep_memory(): learn.add_cb(TrimMemory())
-    if dls.device.type in ('cpu','cuda'): learn.add_cb(ChannelsLast())
+    if device.type in ('cpu','cuda'): learn.add_cb(ChannelsLast())
     if compile: learn.model.compile()
     return learn

@@ -18,7 +18,7 @@ from resnet_course.classics import resnet_b, resnet_v1
 from resnet_course.preact import preact_resnet
 from resnet_course.loading import cached_data
 from resnet_course.speed import (_ConvAsProduct, _loops, c_loops, fast_learner, FastConv2d, FastConvLayer, FastNorm,
-                                 FastSequential, FusedAdam, speed_up, TrimMemory)
+                                 FastSequential, FusedAdam, slow_down, speed_up, TrimMemory)
 from conftest import one_line, tiny_learner
 
 needs_cc = pytest.mark.skipif(_loops(torch.float32) is None, reason='no C compiler')
@@ -68,7 +68,7 @@ def at(x, where, value):
     return x
 noise = torch.randn(6,3,11,9, generator=torch.Generator().manual_seed(0))
 large = torch.randn(64,3,64,64, generator=torch.Generator().manual_seed(0))
-hard = {**{f'scale {s:g}':noise*s for s in (1e-4,1e-2,1e2,1e4)}, **{f'mean {m:g}':noise+m for m in (-10,1e2,1e3,1e4)},
+hard = {**{f'scale {s:g}':noise*s for s in (1e-4,1e-2,1e2,1e4,1e16)}, **{f'mean {m:g}':noise+m for m in (-10,1e2,1e3,1e4)},
         'first pixel':at(large, (0,slice(None),0,0), 100), 'last pixel':at(large, (-1,slice(None),-1,-1), -1e4),
         'some pixel':at(noise, (3,slice(None),5,2), 1e6), 'half of it':at(noise, slice(0,3), 1e4),
         'one white corner':at(torch.zeros(128,3,32,32), (0,slice(None),0,0), 1),
@@ -443,6 +443,131 @@ def test_other_ways_through_a_net():
     net(x).pow(2).sum().backward()
     for k,p in net.named_parameters(): assert rel(a[k], p.grad)<1e-4, k
 
+def one_norm(): return norm_act(4, True)
+def both(change, x):
+    "The same is done to a fast and a plain net, and they run: what came out, and the statistics; or the kind of error"
+    res = []
+    torch.manual_seed(0)
+    net = one_norm()
+    for m in (speed_up(deepcopy(net)), net):
+        try:
+            change(m)
+            res.append((m(x), m[0].running_mean, m[0].running_var, m[0].num_batches_tracked))
+        except Exception as e: res.append(type(e))
+    return res
+changes = {'no statistics':lambda m: setattr(m[0], 'track_running_stats', False), 'no count':lambda m: setattr(m[0], 'num_batches_tracked', None),
+    'no bias':lambda m: setattr(m[0], 'bias', None), 'eps 0':lambda m: setattr(m[0], 'eps', 0.), 'eps below 0':lambda m: setattr(m[0], 'eps', -1.),
+    'a short bias':lambda m: setattr(m[0].bias, 'data', torch.zeros(1)), 'a double bias':lambda m: setattr(m[0].bias, 'data', torch.zeros(4).double()),
+    'a double variance':lambda m: setattr(m[0], 'running_var', torch.ones(4).double()), 'momentum 0':lambda m: setattr(m[0], 'momentum', 0.),
+    'momentum 1':lambda m: setattr(m[0], 'momentum', 1.), 'no weights':lambda m: setattr(m[0], 'affine', False)}
+
+@pytest.mark.parametrize('name', changes)
+def test_what_is_changed_later(name):
+    a,b = both(changes[name], torch.randn(5,4,6,3))
+    if isinstance(b, type): assert a is b
+    else:
+        for p,q in zip(a, b): assert p is q is None or torch.allclose(p, q, atol=1e-5)
+
+@pytest.mark.parametrize('value', [float('inf'), -float('inf'), 3.3e38])
+def test_numbers_near_the_end_of_their_format(value):
+    "As PyTorch's, whatever that is"
+    for x in (at(torch.randn(4,4,5,5), (1,2,3,3), value), torch.full((64,4,5,5), value)):
+        for p,q in zip(*both(noop, x)): assert torch.allclose(p, q, 1e-4, 1e-4, equal_nan=True)
+    for p,q in zip(*both(lambda m: m.double(), torch.randn(4,4,5,5).double()*1e160)): assert torch.allclose(p, q, equal_nan=True)
+
+def odd_tensors():
+    x = torch.randn(3,4,5,6)
+    return {'negative view':torch._neg_view(x.contiguous(memory_format=torch.channels_last)), 'expanded':x[:1].expand(3,4,5,6),
+            'every second':torch.randn(3,8,5,12)[:,::2,:,::2], 'transposed':x.transpose(2,3), 'photo':TensorImage(x)}
+@pytest.mark.parametrize('name', odd_tensors())
+def test_tensors_that_lie_oddly_in_memory(name):
+    x = odd_tensors()[name]
+    for p,q in zip(*both(noop, x)): assert torch.allclose(p, q, atol=1e-5)
+
+def run_apart(code):
+    "What a new process prints: a crash of C must not end the tests"
+    start = 'import torch; from fastai.vision.all import *; from resnet_course.speed import *; torch.manual_seed(0)\n'
+    res = subprocess.run([sys.executable, '-W', 'ignore', '-c', start+code], capture_output=True, text=True)
+    assert res.returncode==0, res.stderr[-500:]
+    return res.stdout.strip()
+
+@pytest.mark.parametrize('code', [
+    "with torch.device('meta'): y = f(x)",
+    "with torch.autograd.graph.saved_tensors_hooks(lambda t: t.half(), lambda t: t): y = f(x)\ny.pow(2).sum().backward()",
+    "x.untyped_storage().resize_(0); f(x)", "torch.jit.trace(f, x, check_trace=False)",
+    "from torch._subclasses.fake_tensor import FakeTensorMode\nwith FakeTensorMode(allow_non_fake_inputs=True): f(x)"])
+def test_nothing_that_is_no_memory_is_read(code):
+    "PyTorch's own answer, an error or not; never a crash"
+    run_apart(f"""
+f = speed_up(nn.Sequential(nn.BatchNorm2d(64), nn.ReLU()))
+x = torch.randn(16,64,32,32).requires_grad_()
+if 'resize' in {code!r}: x = x.detach()
+try: exec({code!r})
+except Exception as e: print(type(e))
+""")
+
+def test_what_is_kept_for_the_backward_pass_may_lie_elsewhere():
+    "As with `save_on_cpu`: it comes back in another order"
+    torch.manual_seed(0)
+    net,x = one_norm(),torch.randn(3,4,5,5)
+    def run(net):
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: t.contiguous().numpy(), torch.from_numpy):
+            return with_gradients(net, x)
+    a,b = run(speed_up(deepcopy(net))),with_gradients(net, x)
+    for k in b: assert torch.allclose(a[k], b[k], atol=1e-5), k
+
+def test_many_gradients_at_once_and_forward_mode():
+    torch.manual_seed(0)
+    net,x = one_norm().double(),torch.randn(2,4,3,3).double().requires_grad_()
+    fast = speed_up(deepcopy(net))
+    jacobian = torch.autograd.functional.jacobian
+    for kwargs in (dict(vectorize=True), dict(vectorize=True, strategy='forward-mode')):
+        assert torch.allclose(jacobian(fast, x, **kwargs), jacobian(net, x), atol=1e-8)
+    a,b = (torch.func.vmap(lambda k: f(x.detach()).sum()*k)(torch.ones(3)) for f in (fast, net))
+    assert torch.allclose(a, b)
+
+def test_compiled_and_traced_in_training():
+    torch.manual_seed(0)
+    net,x = one_norm(),torch.randn(3,4,5,5)
+    fast = speed_up(deepcopy(net))
+    expected = net(x)
+    assert torch.allclose(torch.compile(fast, backend='eager', fullgraph=True)(x), expected, atol=1e-5)
+    from torch.fx.experimental.proxy_tensor import make_fx
+    assert torch.allclose(make_fx(fast)(x)(x), expected, atol=1e-5)
+    assert torch.allclose(torch.jit.trace(fast, x, check_trace=False)(x), expected, atol=1e-5)
+
+def test_slow_down_takes_it_back():
+    net = resnet18(10)
+    kinds = [type(m) for m in net.modules()]
+    assert [type(m) for m in slow_down(speed_up(net)).modules()]==kinds
+    torch.fx.symbolic_trace(slow_down(speed_up(one_norm())))
+
+@pytest.mark.parametrize('changed', [dict(stride=2), dict(padding=0), dict(padding=(0,)), dict(stride=(0,0)), dict(padding=(-1,-1)),
+                                     dict(weight=nn.Parameter(torch.randn(6,4,3,5))), dict(dilation=(2,2))])
+def test_a_convolution_that_is_changed_later(changed):
+    res = []
+    torch.manual_seed(0)
+    plain = conv(4, 6)
+    for m in (speed_up(nn.Sequential(deepcopy(plain)))[0], plain):
+        for k,v in changed.items(): setattr(m, k, v)
+        try:
+            with torch.autocast('cpu', torch.bfloat16): res.append(m(torch.ones(2,4,6,6)))
+        except Exception as e: res.append(type(e))
+    a,b = res
+    assert a is b or torch.equal(a, b)
+
+@needs_cc
+@pytest.mark.parametrize('cc, why', [('cc -Dmoments=other', 'moments'), ('cc -fsyntax-only', 'norm.so')])
+def test_a_library_without_the_loops(monkeypatch, cc, why):
+    monkeypatch.setenv('CC', cc)
+    assert why in c_loops() and speed_up(one_norm())(torch.randn(2,4,3,3)).shape==(2,4,3,3)
+
+@needs_cc
+def test_no_place_for_the_compiler(monkeypatch):
+    monkeypatch.setattr(speed.tempfile, 'TemporaryDirectory', lambda **kwargs: (_ for _ in ()).throw(OSError('no usable folder')))
+    monkeypatch.setenv('CC', 'cc -DA_NEW_ONE')
+    assert 'no usable folder' in c_loops() and speed_up(one_norm())(torch.randn(2,4,3,3)).shape==(2,4,3,3)
+
 # --- the optimiser ----------------------------------------------------------------------------------------------
 def one_cycle(path, opt_func, epochs=2, then=None):
     learn = tiny_learner(path, opt_func=opt_func)
@@ -501,6 +626,61 @@ def test_parameters_without_a_gradient_in_some_steps(turns):
     (a,steps),(b,expected) = run(FusedAdam),run(Adam)
     assert steps==expected
     for k in b: assert torch.allclose(a[k], b[k], atol=1e-6), k
+
+def layouts():
+    "A parameter, and the gradient that it gets in each step"
+    g = torch.arange(24.).view(2,3,2,2)
+    last = dict(memory_format=torch.channels_last)
+    def moved(p): p.data = p.data.to(**last)
+    def larger(p): p.data = p.data.double()
+    return {'becomes channels_last':(torch.zeros(2,3,2,2), g, moved), 'gradient in another order':(torch.zeros(2,3,2,2).to(**last), g, noop),
+            'part of a matrix':(torch.zeros(6,8)[:,:3], torch.ones(6,3), noop), 'transposed':(torch.zeros(3,5).T, torch.ones(5,3), noop),
+            'complex':(torch.zeros(3, dtype=torch.cfloat), torch.ones(3, dtype=torch.cfloat), noop),
+            'becomes double':(torch.zeros(2,3,2,2), g, larger), 'one number':(torch.zeros(()), torch.ones(()), noop)}
+@pytest.mark.parametrize('name', layouts())
+def test_weights_that_lie_oddly_in_memory(name):
+    "Only they move, and as with fastai's"
+    def run(opt_func):
+        data,g,change = layouts()[name]
+        p = nn.Parameter(data)
+        opt = opt_func([p], lr=.1, wd=0.)
+        for k in (1.,-2.,3.):
+            p.grad = (g*k).to(p.dtype)
+            opt.step()
+            opt.zero_grad()
+            change(p)
+        return p.detach(),(data._base if data._base is not None else data)
+    for a,b in zip(run(FusedAdam), run(Adam)): assert torch.allclose(a.to(b.dtype), b, atol=1e-6)
+
+def test_state_of_other_weights_is_refused():
+    "The C code would write past the end"
+    out = run_apart("""
+a,b = nn.Linear(2,2),nn.Linear(300,300)
+def step(net, n, sd=None):
+    opt = FusedAdam([*net.parameters()], lr=.1)
+    if sd: opt.load_state_dict(sd)
+    net(torch.ones(1,n)).sum().backward(); opt.step()
+    return opt
+try: step(b, 300, deepcopy(step(a, 2).state_dict()))
+except CourseError as e: print(e)
+""".replace('CourseError', 'speed.CourseError').replace('a,b =', 'import resnet_course.speed as speed; a,b =', 1))
+    assert 'create_opt' in out and '\n' not in out
+
+def test_either_adam_goes_on_with_another_order_in_memory(drawn):
+    "A learner in channels_last takes the state of one without, and the other way round"
+    def weights(first_cbs, then_cbs, opt_func):
+        learn = tiny_learner(drawn, opt_func=opt_func, cbs=first_cbs)
+        with learn.no_bar(): learn.fit(1, 1e-2)
+        sd,net = deepcopy(learn.opt.state_dict()),deepcopy(learn.model)
+        other = tiny_learner(drawn, opt_func=opt_func, cbs=then_cbs)
+        other.model.load_state_dict(net.state_dict())
+        other.create_opt()
+        other.opt.load_state_dict(sd)
+        with other.no_bar(): other.fit(1, 1e-2)
+        return state(other)
+    for order in (([],ChannelsLast()), (ChannelsLast(),[])):
+        a,b = weights(*order, FusedAdam),weights(*order, Adam)
+        for k in b: assert torch.allclose(a[k], b[k], atol=1e-4), k
 
 def test_what_is_frozen_later_stays(drawn):
     "fastai's `Adam` goes on decaying it"
