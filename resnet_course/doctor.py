@@ -82,11 +82,10 @@ def checks(data):
     yield 'packages', ', '.join(f'{k} {v}' for k,v in versions().items() if k!='python'), None
     yield 'device', f"{hw['device']}: {hw['name']}, {hw['cores']} cores, {hw['threads']} threads", None
     yield 'precision', f'{precision} ({why})', None
-    if loops:=getattr(speed, 'c_loops', None): yield 'C loops', f'off: {off}' if (off:=loops()) else 'on', None
+    yield 'C loops', f'off: {off}' if (off:=speed.c_loops()) else 'on', None
     folder,why = _data_folder()
     kept = _check_folder('data kept', folder, 'set FASTAI_HOME to', why)
     yield kept
-    if not kept[-1] and (held:=getattr(loading, 'cache_bytes', None)):
-        yield 'caches', f'{held()/1e9:.1f} GB of decoded photos', None
+    if not kept[-1]: yield 'caches', f'{loading.cache_bytes()/1e9:.1f} GB of decoded photos', None
     yield _check_folder('runs kept', Path('runs').absolute(), 'go to')
     if data or not kept[-1]: yield from _check_data(data)

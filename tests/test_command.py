@@ -299,12 +299,12 @@ def test_doctor_and_a_folder_that_is_no_set(command, folder):
 @pytest.mark.parametrize('why', [None, 'no C compiler: install one'])
 def test_doctor_and_the_c_loops(command, monkeypatch, why):
     "Whether they are on, and why not; that is nothing to mend"
-    monkeypatch.setattr('resnet_course.speed.c_loops', lambda: why, raising=False)
+    monkeypatch.setattr('resnet_course.speed.c_loops', lambda: why)
     status,out,_ = command('doctor')
     assert status==0 and re.search(f"^  C loops +{f'off: {why}' if why else 'on'}$", out, re.M)
 
 def test_doctor_and_the_caches(command, monkeypatch):
-    monkeypatch.setattr('resnet_course.loading.cache_bytes', lambda: 2_345_678_901, raising=False)
+    monkeypatch.setattr('resnet_course.loading.cache_bytes', lambda: 2_345_678_901)
     assert re.search('^  caches +2.3 GB of decoded photos$', command('doctor')[1], re.M)
 
 @pytest.fixture
