@@ -45,9 +45,8 @@ def _check_run(out, precision=None):
     "What would only come up when the photos are decoded: raises `CourseError` if a run cannot write or compute so"
     if why:=cannot_write(out): raise CourseError(f"--out {out}: {why}; name a folder of yours")
     if not precision: return
-    from types import SimpleNamespace
-    from resnet_course.training import default_device, get_learner
-    get_learner(SimpleNamespace(device=default_device(), path=Path('.')), None, precision)
+    from resnet_course.training import check_precision
+    check_precision(precision)
 
 # %% ../nbs/tools/cli.ipynb #b7d92dcb
 def save_curves(records, file:Path):
