@@ -27,6 +27,19 @@ def _patches(x, ks, stride, padding):
     x = x.unfold(1, ks, stride).unfold(2, ks, stride)   # (n, oh, ow, c, ks, ks), still without a copy
     return x.permute(0,1,2,4,5,3).reshape(-1, ks*ks*x.shape[3])
 
+# %% ../nbs/13_speed.ipynb #f49e7a73
+def _has_memory(x):
+    try: return x.layout==torch.strided and x.untyped_storage().nbytes()>0
+    except NotImplementedError: return False   # many tensors that are passed off as one
+
+def _is_ordinary(*xs):
+    "Does PyTorch simply compute, and do these tensors lie in memory as they are, which a loop may read?"
+    watched = (torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active()
+               or forward_ad._current_level>=0 or _get_current_dispatch_mode() is not None)
+    return not watched and all(
+        (type(x) in (Tensor,nn.Parameter) or isinstance(x, TensorBase)) and x.device.type=='cpu' and not x.is_neg()
+        and _has_memory(x) for x in xs)
+
 def _is_simple(g):
     "Is `g` a gradient that nobody wants gradients of, or many at once?"
     return not torch.is_grad_enabled() and _is_ordinary(g)
@@ -65,18 +78,6 @@ class _ConvAsProduct(torch.autograd.Function):
         return dx, dw, None, None
 
 # %% ../nbs/13_speed.ipynb #b5608813
-def _has_memory(x):
-    try: return x.layout==torch.strided and x.untyped_storage().nbytes()>0
-    except NotImplementedError: return False   # many tensors that are passed off as one
-
-def _is_ordinary(*xs):
-    "Does PyTorch simply compute, and do these tensors lie in memory as they are, which a loop may read?"
-    watched = (torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active()
-               or forward_ad._current_level>=0 or _get_current_dispatch_mode() is not None)
-    return not watched and all(
-        (type(x) in (Tensor,nn.Parameter) or isinstance(x, TensorBase)) and x.device.type=='cpu' and not x.is_neg()
-        and _has_memory(x) for x in xs)
-
 class _Fast:
     "What `speed_up` can make of a module"
     def __prepare_scriptable__(self):   # `torch.jit.script` calls it, which cannot read our code: the plain class again
