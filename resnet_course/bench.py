@@ -10,7 +10,7 @@ import gc
 from fastai.vision.all import *
 from torchvision import models   # after fastai, which has others
 from .kit.files import CourseError, load_json, save_json
-from .kit.photos import data_name, fingerprint, photos_by_class
+from .kit.photos import class_of, data_name, fingerprint, photos_by_class
 from .kit.costs import layer_costs
 from .kit.results import record_files
 from .kit.runs import commit, hardware, versions
@@ -121,9 +121,10 @@ def _loaders(b):
     "What is compared in (b) and (c), each with its training and validation loader"
     s,found = b.settings,photos_by_class(b.path)
     files = [f for split in found.values() for fs in split.values() for f in fs]
-    workers,val_bs = n_workers(len(files)),max(s['bs'],64)
+    val_bs = max(s['bs'],64)
+    workers = n_workers(len(files), 3*s['presize']**2*val_bs)
     res = {_chapter:get_data(b.path, **s)}
-    res['fastai, tuned'] = DataBlock((ImageBlock, CategoryBlock), get_items=lambda _: files, get_y=parent_label,
+    res['fastai, tuned'] = DataBlock((ImageBlock, CategoryBlock), get_items=lambda _: files, get_y=class_of,
         splitter=GrandparentSplitter(valid_name='val'), item_tfms=RandomResizedCrop(s['resize'], min_scale=.35),
         batch_tfms=[Flip(), Normalize.from_stats(*imagenet_stats)],
     ).dataloaders(b.path, bs=s['bs'], val_bs=val_bs, num_workers=workers)

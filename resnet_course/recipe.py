@@ -25,7 +25,7 @@ from .bottleneck import resnet101, resnet152, resnet50
 from .loading import (cached_chapter_data, cached_data, center_squares, chapter_tfms, PhotoCrops, PhotoFiles,
                                    random_crops, random_squares)
 from .speed import fast_learner, FusedAdam
-from .ingredients import (AlternatingCrops, Averaged, blur_pool, EMA, EpochPlan, max_blur_pool, muon,
+from .ingredients import (AlternatingCrops, Averaged, blur_pool, EMA, EpochPlan, kept, max_blur_pool, muon,
                                        pool_not_stride, pool_shortcuts, with_activation)
 
 # %% ../nbs/15_recipe.ipynb #701d3a50
@@ -195,8 +195,6 @@ def recipe(name:str) -> Recipe:
     return recipes[name]
 
 # %% ../nbs/15_recipe.ipynb #7c3305f1
-def _kept(learn): return learn.model.average if isinstance(learn.model, Averaged) else learn.model
-
 def _packed(net, about) -> bytes:
     "As it stands in a file. Tensors that share their memory, such as those of a layer used twice, are written twice"
     weights = {k:o.detach().to('cpu', copy=True, memory_format=torch.contiguous_format) for k,o in net.state_dict().items()}
@@ -229,9 +227,9 @@ def _says(net, r):
 def _views_and_weights(r, learn, record, file):
     "What is done with a trained net: its weights in a file, and its accuracy in each view, mirrored too"
     mean,std = imagenet_stats
-    save_weights(beside(file, '.safetensors'), _kept(learn), recipe=asdict(r), classes=list(learn.dls.vocab),
+    save_weights(beside(file, '.safetensors'), kept(learn.model), recipe=asdict(r), classes=list(learn.dls.vocab),
         accuracy=record['accuracy'], preprocessing=dict(presize=r.presize, size=r.size, val=r.val, mean=mean, std=std),
-        says=_says(_kept(learn), r))
+        says=_says(kept(learn.model), r))
     seen = {val:predict_view(learn, val) for val in _choices['val']}   # only now: the weights are safe
     probs,targs = seen[r.val]
     both = (probs + predict_view(learn, r.val, mirrored=True)[0])/2
@@ -326,7 +324,8 @@ class Trained:
         items, # a photo, or a list of them: paths, or what else fastai's `learn.predict` takes, such as a PIL image
     ) -> pd.DataFrame: # one row for each photo, indexed by path or number; columns class, probability
         "The likeliest class of each photo. Raises `CourseError` for a file that is not a photo, or where there is none"
-        items = list(items) if is_iter(items) and not isinstance(items, (np.ndarray,Tensor,bytes,str)) else [items]
+        one = isinstance(items, (np.ndarray,Tensor,bytes,str)) or hasattr(items, 'read') or not is_iter(items)
+        items = [items] if one else list(items)
         if not items: raise CourseError("there is no photo to predict: pass a path or a list of them")
         for o in items:
             if isinstance(o, (str,Path)) and Path(o).is_dir():

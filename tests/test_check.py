@@ -3,6 +3,7 @@ import itertools
 import pytest
 from fastai.vision.all import *
 from resnet_course import check
+from resnet_course.kit.files import CourseError
 from answers import rights, wrongs
 import answers_later   # adds to them
 
@@ -50,3 +51,10 @@ def test_blank(name, blank, capsys):
     args,named = answers[name]
     assert getattr(check, name)(*[blank for _ in args], **{k:blank for k in named}) is False
     assert 'not written yet' in capsys.readouterr().out
+
+def test_a_folder_is_no_progress(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv('RESNET_COURSE_PROGRESS', str(tmp_path))
+    for f in (check.progress, check.reset):
+        with pytest.raises(CourseError, match='a folder: name a file'): f()
+    exercise,answers,named = rights[0][0],*[o for o in rights[0][1:]]
+    assert getattr(check, exercise)(*answers, **named) is True and 'name a file' in capsys.readouterr().out

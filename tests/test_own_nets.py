@@ -53,6 +53,17 @@ def test_a_record_s_accuracy_is_that_of_the_predictions(odd, change):
     got = load_trained(f"out/{rec['name']}.safetensors").predict(files)
     assert np.isclose((got['class']==[f.parent.name for f in files]).mean(), rec['accuracy'])
 
+def test_one_photo_or_many(odd):
+    "However it is given; an open file is one photo, not a list of its lines"
+    train(odd, base, epochs=1, out='out', precision='fp32')
+    trained = load_trained(first(Path('out').glob('*.safetensors')))
+    f = get_image_files(odd/'val').sorted()[0]
+    expected = trained.predict(f)['class'].tolist()
+    with open(f, 'rb') as opened:
+        for o in (str(f), f.read_bytes(), opened, io.BytesIO(f.read_bytes()), Image.open(f), [f], (f,), iter([f]),
+                  pd.Series([f])):
+            assert trained.predict(o)['class'].tolist()==expected, type(o)
+
 # --- sizes ------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize('epochs', [1,2,3,4,5,7,20])
 @pytest.mark.parametrize('sizes', [(96,160), (32,33), (16,224), (100,100)])

@@ -88,7 +88,9 @@ def exercise(
 # %% ../../nbs/check/judge.ipynb #6ac56121
 def _progress_file():
     "Where passes are noted; None under test"
-    if file:=os.environ.get('RESNET_COURSE_PROGRESS'): return Path(file)
+    if file:=os.environ.get('RESNET_COURSE_PROGRESS'):
+        if Path(file).is_dir(): raise CourseError(f"RESNET_COURSE_PROGRESS is {file}, a folder: name a file")
+        return Path(file)
     return None if testing() else fastai_path('data')/'resnet-course-progress.json'
 
 def _passed() -> dict:
