@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 DATA ?= sample
+unexport PYTHON VENV DATA CDPATH   # make would run what is in $(...) there, and CDPATH leads into another checkout
 # For the shell, whatever is in a path: spaces, quotes, dollars. Scripts are run by the venv's python, since the path that
 # is written into them may be one that a shell does not take.
 quote = '$(subst ','\'',$(value $(1)))'

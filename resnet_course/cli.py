@@ -74,6 +74,9 @@ def _run(runs:dict, out:Path) -> list:
         typer.echo(f'warning: the curves could not be drawn ({type(e).__name__}: {first_line(e)})', err=True)
         made = 'records'
     typer.echo(f'{made} are in {out}')
+    if stopped:=[o['model'] for o in records if not o.get('complete')]:
+        typer.echo(f"not complete: {', '.join(stopped)}", err=True)
+        raise typer.Exit(1)
     return records
 
 # %% ../nbs/tools/cli.ipynb #929350d7
@@ -330,7 +333,9 @@ def main():
     # with fastai 2.8, torch warns at every start about `torch.jit.script`, and a user cannot mend that
     warnings.filterwarnings('ignore', message='.*torch.jit.script.*')
     logging.getLogger('matplotlib').setLevel(logging.ERROR)   # it finds a cache of its own where there is no home
-    for o in (sys.stdout,sys.stderr): o.reconfigure(errors='backslashreplace')   # some names of files are not text
+    for o in ('stdout','stderr'):
+        if getattr(sys, o) is None: setattr(sys, o, open(os.devnull, 'w'))   # closed, as a daemon's may be
+        getattr(sys, o).reconfigure(errors='backslashreplace')   # some names of files are not text
     try: app()
     except Exception as e:
         if not (error:=_mendable(e)): raise

@@ -50,7 +50,7 @@ def _check_data(data):
     "Which data a run would find; of the folder `data`, if there is one, also every broken photo"
     from resnet_course.kit.photos import broken_images, photos_by_class
     from resnet_course.data import course_path, imagenette_on_disk
-    name = data or os.environ.get('RESNET_COURSE_DATA')
+    name = data or os.environ.get('RESNET_COURSE_DATA') or None
     to_fetch = 'Imagenette is not on this disk, and is downloaded when it is needed; --data sample needs no network'
     try:
         if name in (None, 'sample', 'imagenette'): yield 'data', str(imagenette_on_disk() or to_fetch), None

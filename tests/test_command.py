@@ -1,5 +1,5 @@
 "The command: what it leaves, what it says, and its exit status"
-import shutil, signal, subprocess, sys
+import shlex, shutil, signal, subprocess, sys
 import pytest, torch
 from fastai.vision.all import *
 from PIL import Image
@@ -470,3 +470,17 @@ def test_empty_and_nothing(command, monkeypatch, args):
     monkeypatch.setattr('resnet_course.data.course_path', lambda *_: 1/0)
     status,out,err = command(*args)
     assert status==1 and out=='' and err.startswith('error: ') and err.count('\n')==1
+
+@pytest.mark.parametrize('closed', ['>&-','2>&-'])
+def test_an_output_that_is_closed(closed):
+    "As a daemon's may be"
+    code = f'{shlex.quote(sys.executable)} -m resnet_course progress {closed}'
+    res = subprocess.run(['bash', '-c', code], capture_output=True, text=True)
+    assert res.returncode==0 and res.stderr==''
+
+def test_reset_removes_only_a_progress(tmp_path, monkeypatch, command):
+    monkeypatch.setenv('RESNET_COURSE_PROGRESS', str(tmp_path/'mine.json'))
+    for text in ('hello', '{"name": "mine"}', '["mine"]', '{"resblock": 3}'):
+        (tmp_path/'mine.json').write_text(text)
+        status,_,err = command('progress', '--reset')
+        assert status==1 and 'does not hold a progress' in err and (tmp_path/'mine.json').read_text()==text

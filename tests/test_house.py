@@ -265,3 +265,15 @@ def test_the_package(tmp_path):
     p = subprocess.run([sys.executable,'-m','resnet_course','--help'], cwd=tmp_path/'there', env=env,
                        capture_output=True, text=True)
     assert p.returncode==0 and 'ladder' in p.stdout, p.stderr
+
+def test_make_with_odd_variables(tmp_path):
+    "An empty VENV is not the system's Python, what is in a variable is not run, and CDPATH leads nowhere"
+    def make(*args, **env):
+        return subprocess.run(['make', '-C', top, *args], env={**os.environ, **env}, capture_output=True, text=True)
+    res = make('venv', 'VENV=')
+    assert res.returncode and 'VENV= is empty' in res.stderr
+    make('-n', 'run', f'DATA=a$(shell touch {tmp_path}/run)b', f'VENV=a$(shell touch {tmp_path}/run)b')
+    assert not (tmp_path/'run').exists()
+    for script in ('run','in_step','oldest','venv'):
+        text = (top/'.ci'/script).read_text(encoding='utf-8')
+        assert text.index('unset CDPATH') < text.index('cd "$(dirname')

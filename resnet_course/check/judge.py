@@ -96,9 +96,10 @@ def _progress_file():
 def _passed() -> dict:
     file = _progress_file()
     if not (file and file.exists()): return {}
-    try: return dict(json.loads(file.read_text(encoding='utf-8')))
-    except (OSError, ValueError, TypeError):
-        raise CourseError(f"{file} does not hold a progress: delete it, or `resnet_course progress --reset`") from None
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        passed = dict(json.loads(file.read_text(encoding='utf-8')))
+        if all(re.fullmatch('[0-9]{4}(-[0-9]{2}){2} [0-9]{2}:[0-9]{2}', o) for o in passed.values()): return passed
+    raise CourseError(f"{file} does not hold a progress: move it away, or name another file in RESNET_COURSE_PROGRESS")
 
 def _note(name):
     try:
@@ -112,8 +113,8 @@ def progress() -> pd.DataFrame: # columns exercise, title, check, passed; `passe
                          for name,(number,title) in exercises.items()], columns=['exercise','title','check','passed'])
 
 def reset():
-    "Forget all passes"
-    if file:=_progress_file(): file.unlink(missing_ok=True)
+    "Forget all passes. Raises `CourseError` for a file that does not hold them"
+    if _passed(): _progress_file().unlink()
 
 def verdict(check, *answers, **kwargs) -> str:
     "What `check(*answers)` prints"
