@@ -87,13 +87,22 @@ def cache_bytes(
     "How much the caches of decoded photos hold"
     return sum(stat.st_size for _,stat in _caches(folder))
 
+def _size_in_cache(file, presize):
+    "Bytes that a photo takes in a cache; 0 for one that cannot be read, which `build_cache` will name"
+    with suppress(Exception), Image.open(file) as im:
+        k = min(1, presize/min(im.size))
+        return 3*round(im.width*k)*round(im.height*k)
+    return 0
+
 def _make_room(folder, need, days=30):
     """Makes `folder`; removes what killed builders left there, caches unused for `days`, and others if `need` bytes are
     not free. Raises `OSError` if even then they are not"""
     folder.mkdir(parents=True, exist_ok=True)
     now = time.time()
     for o in folder.glob('.*.photos-*'):
-        if now-o.stat().st_mtime>3600: o.unlink(missing_ok=True)   # a younger one may be somebody's at work
+        with suppress(OSError):   # another sweeper may be first
+            # A younger one may be somebody's at work; what ends so is a cache of a folder with such a name
+            if now-o.stat().st_mtime>3600 and o.suffix!='.photos': o.unlink()
     caches = _caches(folder)
     room = shutil.disk_usage(folder).free + sum(stat.st_size for _,stat in caches)
     for o,stat in caches:
@@ -114,16 +123,16 @@ def cached_photos(
     path,files = Path(path),L(files).map(Path)
     names = [f.relative_to(path).as_posix() for f in files]
     about = dict(presize=presize, fingerprint=fingerprint(path), names=names)
-    key = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]   # folders of one name have caches of their own
+    key = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:8]   # folders of one name have caches of their own
     with _building:
         try:
             folder = _cache_folder(folder)
-            file = folder/f'{data_name(path)}-{presize}-{key}.photos'
-            with suppress(OSError, ValueError):
+            file = folder/f'{data_name(path)[:40]}-{presize}-{key}.photos'
+            with suppress(OSError, ValueError, LookupError, TypeError):   # none, or none that fits
                 photos = PhotoCache(file, about, files)
                 with suppress(OSError): os.utime(file)   # the date of its last use
                 return photos
-            _make_room(folder, need=4*presize**2*len(files))   # bytes, if the photos are 4:3
+            _make_room(folder, need=sum(_size_in_cache(f, presize) for f in files))
             build_cache(file, files, about)
             return PhotoCache(file, about, files)
         except (OSError, ValueError) as e:

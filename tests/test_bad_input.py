@@ -1,11 +1,12 @@
 "Folders and files that cannot be trained on are told in one line; odd images that can be are read right"
-import errno, gzip, os, shutil, subprocess, sys
+import errno, gzip, os, pickle, shutil, subprocess, sys
 import numpy as np, pytest
 from urllib.error import URLError
 from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
 from fastai.vision.all import *
 from PIL import Image
 from resnet_course import data
+from resnet_course.kit.files import CourseError
 from resnet_course.kit.sample import make_sample
 from resnet_course.kit.photos import broken_images, data_name, fingerprint, Photo
 from resnet_course.kit.arrays import load_arrays
@@ -16,6 +17,19 @@ from resnet_course.keras_net import signs_dls
 from conftest import one_line, photo, photo_set, tiny_learner
 
 def get(path, bs=4): return get_data(path, presize=32, resize=32, bs=bs)
+
+@pytest.mark.parametrize('end', ['\n','\r\n','\r','\x85','\u2028','\u2029','\v','\f','\x1c'])
+def test_a_line_break_in_a_name_cuts_nothing(tmp_path, end):
+    for text in (f'a{end}b: no such folder', f'folder{end}: there is none', f'{end}a', f'a{end}'):
+        with pytest.raises(Exception) as e: raise CourseError(text)
+        assert one_line(e, *text.split(end)) and len(str(e.value).splitlines())==1
+        for o in (pickle.loads(pickle.dumps(e.value)), CourseError(str(e.value))): assert str(o)==str(e.value)
+    with pytest.raises(Exception) as e: course_path(tmp_path/f'my{end}photos')
+    assert one_line(e, tmp_path, 'my', 'photos', 'no such folder')
+
+def test_a_name_that_reads_like_an_error():
+    for text in ('CourseError: a.jpg', 'a Traceback (most recent call last): b', 'x.CourseError: y'):
+        assert str(CourseError(text))==text
 
 # --- folders ----------------------------------------------------------------------------------------------------
 def test_no_such_folder(tmp_path):

@@ -7,16 +7,17 @@ __all__ = ['CourseError', 'first_line', 'testing', 'write_whole', 'save_json', '
            'check_batch']
 
 # %% ../../nbs/kit/files.ipynb #1d4cdcf3
-import difflib, json, math, multiprocessing, numbers, os, re, shutil, sys, time
+import difflib, json, math, multiprocessing, numbers, os, re, secrets, shutil, sys, time
 from contextlib import contextmanager
 from pathlib import Path
 
 # %% ../../nbs/kit/files.ipynb #cae797c0
 class CourseError(Exception):
     "Something that a user can mend: its text is one line that names the thing and the way out"
-    def __str__(self):
-        # A DataLoader worker wraps the text in its stack trace; the line that matters is the last.
-        return re.sub(r'^[\w.]*CourseError: ', '', super().__str__().strip().splitlines()[-1].strip())
+    def __init__(self, text=''):
+        if re.match(r'Caught CourseError in .*\nOriginal Traceback', text):   # by a DataLoader's worker
+            text = re.sub(r'^[\w.]*CourseError: ', '', text.strip().split('\n')[-1])
+        super().__init__(' '.join(text.splitlines()))   # a name may hold line breaks
 
 def first_line(e:BaseException) -> str:
     "The first line of what `e` says, or its kind if it says nothing"
@@ -33,9 +34,9 @@ def write_whole(path:Path, mode='w'):
     "A file to write. It takes its place at `path` only when it is complete: written beside it, then renamed"
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.with_name(f'.{path.name}-{os.getpid()}')
+    tmp = path.with_name(f'.{path.name}-{os.getpid()}-{secrets.token_hex(4)}')   # containers number processes alike
     try:
-        with open(tmp, mode, encoding=None if 'b' in mode else 'utf-8') as f:
+        with open(tmp, mode.replace('w','x'), encoding=None if 'b' in mode else 'utf-8') as f:
             yield f
             f.flush()
             os.fsync(f.fileno())   # on the disk before it has its name, whatever happens to the power
