@@ -242,7 +242,8 @@ def of(self:PhotoCrops, items, with_labels=False):
     "Photos of any kind, seen as those of `self`; their labels are the names of their folders"
     classes = [class_of(o) if isinstance(o, (str,Path)) else None for o in items] if with_labels else []
     if odd:=[o for o,c in zip(items, classes) if c not in self.vocab.o2i]:
-        raise CourseError(f"{odd[0]} is in no folder that bears a class's name: leave out `with_labels`, or move it")
+        name = odd[0] if isinstance(odd[0], (str,Path)) else f"the given {type(odd[0]).__name__}"
+        raise CourseError(f"{name} is in no folder that bears a class's name: leave out `with_labels`, or move it")
     labels = [self.vocab.o2i[c] for c in classes] if with_labels else None
     return PhotoCrops(PhotoFiles(items, self.photos.presize), range(len(items)), labels, self.vocab, self.size,
                       self.crops, self.flip, self.normalize, 1, self.augment)

@@ -110,6 +110,45 @@ def test_predict_shows_the_same_side_up(tmp_path, kind):
                     assert torch.allclose(learn.predict(give(f))[2], want[0], atol=.02)
                     assert torch.allclose(learn.get_preds(dl=learn.dls.test_dl([give(f)]))[0], want, atol=.02)
 
+loaders = dict(get_data=lambda p: get_data(p, 32, 32, 4), cached_data=lambda p: cached_data(p, 32, 32, 4, cache=False),
+    arrays=lambda p: array_dls(load_arrays(p), p, 4))
+@pytest.mark.parametrize('make', loaders)
+def test_predict_takes_a_photo_in_every_way(tmp_path, make):
+    path = photo_set(tmp_path/'set')
+    learn = get_learner(loaders[make](path), get_fcn(2, widths=(8,8)), 'fp32')
+    f = path/'val'/'dog'/'1.jpg'
+    with learn.no_bar(), learn.no_logging():
+        want = learn.predict(f)[2]
+        for way,give in ways.items(): assert torch.allclose(learn.predict(give(f))[2], want, atol=.001), way
+        for odd in (None, 3, object()):
+            with pytest.raises(Exception) as e: learn.predict(odd)
+            assert one_line(e, type(odd).__name__, 'not a readable image')
+
+several = dict(list=list, tuple=tuple, L=L, column=lambda o: pd.Series(o, index=[7,5,6]), array=np.array,
+    texts=lambda o: np.array([*map(str, o)]), walk=iter, set_of_one=lambda o: {o[0]:1}.keys(),
+    stack=lambda o: np.stack([Photo.create(f) for f in o]), grey=lambda o: np.stack([Photo.create(f) for f in o])[...,0],
+    images=lambda o: TensorImage(np.stack([Photo.create(f) for f in o])).permute(0,3,1,2))
+@pytest.mark.parametrize('make', ['cached_data','arrays'])
+def test_photos_in_every_kind_of_list(tmp_path, make):
+    path = photo_set(tmp_path/'set')
+    dls,files = loaders[make](path),[path/'val'/'dog'/f'{i}.jpg' for i in range(3)]
+    want, = dls.test_dl(files).one_batch()
+    for kind,give in several.items():
+        x, = dls.test_dl(give(files)).one_batch()
+        assert len(x)==(1 if kind=='set_of_one' else 3) and (kind=='grey' or torch.allclose(x, want[:len(x)])), kind
+    for kind,give in ways.items(): assert torch.allclose(*(dls.test_dl(o).one_batch()[0] for o in (give(files[1]), files[1:2]))), kind
+    for none in ([], (), pd.Series([], dtype=object), np.array([]), np.zeros((0,40,40,3), np.uint8)):
+        with pytest.raises(Exception) as e: dls.test_dl(none)
+        assert one_line(e, 'no photos')
+    with pytest.raises(Exception) as e: dls.test_dl(pd.DataFrame(dict(file=files)))
+    assert one_line(e, 'its column')
+
+def test_bytes_are_not_told(drawn):
+    f = drawn/'val'/'ring'/'val_ring_6.JPEG'
+    for give in (Path.read_bytes, Image.open, lambda f: np.zeros((9,9,3), np.uint8)):
+        with pytest.raises(Exception) as e: cached_data(drawn, 32, 32, 16, cache=False).test_dl([give(f)], with_labels=True)
+        assert one_line(e, f'the given {type(give(f)).__name__}', 'with_labels') and len(str(e.value))<150
+
 # --- what is white ----------------------------------------------------------------------------------------------
 ramp = np.arange(256).reshape(16,16)/255   # shares of white
 

@@ -134,10 +134,22 @@ class PicturesDL(TfmdDL):
     def retain(self, res, b): return res
 
 # %% ../../nbs/kit/arrays.ipynb #918a9132
+def _listed(given):
+    "One photo or several, in whatever they are given: a list, a column, an array. Raises `CourseError` for none"
+    if isinstance(given, pd.DataFrame): raise CourseError("a table is no list of photos: give its column of paths")
+    one = isinstance(given, (str,Path,bytes,bytearray,memoryview,io.IOBase)) or not is_iter(given)
+    if isinstance(given, Tensor): one = given.ndim<4
+    elif isinstance(given, np.ndarray):
+        if given.dtype.kind in 'OUS': given = given.ravel()   # of paths
+        one = given.ndim==2 or given.ndim==3 and given.shape[2]<5
+    res = [given] if one else list(given)
+    if not res: raise CourseError("no photos are given: give one or more")
+    return L(res)
+
 class PhotoLoaders(DataLoaders):
     "`DataLoaders` whose data sets have a method `of`, for the photos that `predict` and others of fastai's tools bring"
     def test_dl(self, test_items, rm_type_tfms=None, with_labels=False, **kwargs):
-        return self.valid.new(self.valid_ds.of(L(test_items), with_labels), **kwargs)
+        return self.valid.new(self.valid_ds.of(_listed(test_items), with_labels), **kwargs)
 
 # %% ../../nbs/kit/arrays.ipynb #a9e83dc5
 def array_dls(

@@ -105,7 +105,7 @@ def read_photo(
 class Photo(PILImage):
     "A `PILImage` of what `read_photo` reads: upright, with 8 bits, and named if it cannot be read"
     @classmethod
-    def create(cls, fn:Path|str|bytes|np.ndarray|Tensor|Image.Image, **kwargs): return cls(read_photo(fn))
+    def create(cls, fn:object, **kwargs): return cls(read_photo(fn))
 
 # %% ../../nbs/kit/photos.ipynb #f72ceda9
 photo_suffixes = frozenset("""
