@@ -12,7 +12,7 @@ from collections import deque
 from contextlib import suppress
 from fastai.vision.all import *
 from concurrent.futures import ThreadPoolExecutor   # after fastai, which has another
-from .kit.files import check_batch, CourseError, write_whole
+from .kit.files import check_batch, check_size, CourseError, write_whole
 from .kit.arrays import PhotoLoaders
 from .kit.photos import class_of, data_name, fingerprint, load_photo, photos_by_class, resize_photo
 
@@ -120,7 +120,7 @@ def cached_photos(
     folder:Path=None, # where caches are kept; None: in fastai's data folder
 ) -> PhotoCache: # or `PhotoFiles`, where there is no room for a cache
     "The photos of `path` from a cache, which is built if there is none that fits"
-    path,files = Path(path),L(files).map(Path)
+    path,files,presize = Path(path),L(files).map(Path),check_size('presize', presize)
     names = [f.relative_to(path).as_posix() for f in files]
     about = dict(presize=presize, fingerprint=fingerprint(path), names=names)
     key = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:8]   # folders of one name have caches of their own
@@ -315,8 +315,8 @@ def cached_data(
     ahead:int=2, # batches that are made meanwhile
 ) -> DataLoaders: # `xb` is (bs, 3, resize, resize), normalised with ImageNet's statistics; `yb` is (bs,)
     "`DataLoaders` of decoded photos. Raises `CourseError` if `path` is not such a folder"
-    path = Path(path)
-    check_batch(bs)
+    path,bs = Path(path),check_batch(bs)
+    presize,resize = check_size('presize', presize),check_size('resize', resize)
     found = photos_by_class(path)
     files = [f for split in found.values() for fs in split.values() for f in fs]
     photos = PhotoFiles(files, presize) if cache is False else cached_photos(path, files, presize, cache)
@@ -339,7 +339,7 @@ def cached_data(
 # %% ../nbs/12_loading.ipynb #b2ff2248
 def chapter_tfms(size:int) -> list: # side of the images, in pixels
     "The transforms of fastbook chapter 14, for batches of larger squares"
-    return aug_transforms(min_scale=.5, size=size)
+    return aug_transforms(min_scale=.5, size=check_size('resize', size))
 
 def cached_chapter_data(path:Path, presize:int=160, resize:int=128, bs:int=128, **kwargs) -> DataLoaders:
     "`get_data` from decoded photos, with the transforms of fastbook chapter 14; takes `cache` and `ahead` too"

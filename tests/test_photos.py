@@ -519,6 +519,31 @@ def test_a_batch_of_one_is_refused_before_training(tmp_path, make):
     for bs in (2,4,8): assert {len(y) for _,y in makers[make](path, bs).train}=={bs}
     check_batch(np.int64(2))
 
+sized = dict(get_data=get_data, cached_data=partial(cached_data, cache='cache'), plain=partial(cached_data, cache=False),
+    chapter=partial(cached_chapter_data, cache='cache'))
+@pytest.mark.parametrize('make', sized)
+def test_sizes_of_every_whole_kind(tmp_path, capsys, make):
+    path = photo_set(tmp_path/'set')
+    for kind in (np.int64, np.uint8, np.array, torch.tensor):
+        dls = sized[make](path, kind(32), kind(24), kind(4))
+        assert dls.one_batch()[0].shape==(4,3,24,24) and len(dls.valid.one_batch()[0])==8
+    assert 'No cache' not in capsys.readouterr().out
+
+@pytest.mark.parametrize('make', sized)
+@pytest.mark.parametrize('wrong', [0, -1, 8., '8', None, True, np.float32(8), np.array([8,8]), float('nan'), [8]])
+def test_a_size_that_is_none_is_refused_before_a_photo_is_read(tmp_path, monkeypatch, make, wrong):
+    path = photo_set(tmp_path/'set')
+    monkeypatch.setattr(Image, 'open', lambda *_: 1/0)
+    for sizes,words in (((wrong,24,4), 'presize='), ((32,wrong,4), 'resize='), ((32,24,wrong), 'a batch of')):
+        with pytest.raises(Exception) as e: sized[make](path, *sizes)
+        assert one_line(e, words, repr(wrong), 'whole number')
+
+def test_a_sample_of_numpy_sizes(tmp_path, drawn):
+    assert sample_card(make_sample(tmp_path/'a', *map(np.int64, (20,20,16,1))))==dict(n_train=20, n_val=20, size=16, seed=1)
+    for wrong in ((-1,20,16,1), (20,20,0,1), (20,2.5,16,1), (20,20,16,'1')):
+        with pytest.raises(Exception) as e: make_sample(tmp_path/'b', *wrong)
+        assert one_line(e, 'whole number') and not (tmp_path/'b').exists()
+
 def test_a_set_of_one_picture_is_refused(drawn):
     x,y,xv,yv,vocab = load_arrays(drawn)
     with pytest.raises(Exception) as e: array_dls((x[:1],y[:1],xv,yv,vocab), drawn)

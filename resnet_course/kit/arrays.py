@@ -161,8 +161,7 @@ def array_dls(
     "`DataLoaders` of images that are in memory. Raises `CourseError` for batches of one"
     x_train,y_train,x_val,y_val,classes = arrays
     vocab = CategoryMap(classes, sort=False)   # of a list, fastai takes the last for `c`
-    bs = min(bs, len(x_train))
-    check_batch(bs)
+    bs = check_batch(min(check_batch(bs), len(x_train)))
     def loader(x, y, split_idx, **kwargs):
         return PicturesDL(Pictures(x, y, vocab, split_idx), num_workers=0, device=default_device(),
                           after_batch=[IntToFloatTensor(),*tfms], **kwargs)

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['CourseError', 'first_line', 'testing', 'write_whole', 'save_json', 'load_json', 'check_name', 'shared_memory',
-           'check_batch']
+           'check_size', 'check_batch']
 
 # %% ../../nbs/kit/files.ipynb #1d4cdcf3
-import difflib, json, math, multiprocessing, numbers, os, re, secrets, shutil, sys, time
+import difflib, json, math, multiprocessing, operator, os, re, secrets, shutil, sys, time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -78,7 +78,18 @@ def shared_memory() -> float:
     except (OSError, ImportError): return 0
 
 # %% ../../nbs/kit/files.ipynb #25a960f5
-def check_batch(bs:int):
-    "Raises `CourseError` unless `bs` is a whole number of two or more"
-    if not isinstance(bs, numbers.Integral) or bs<2:
-        raise CourseError(f"a batch of {bs}: batch norm wants 2 photos or more; use bs=2 or more")
+def _whole(n):
+    "The whole number `n`, NumPy's too, as an `int`; -1 for anything else"
+    try: return -1 if isinstance(n, bool) else operator.index(n)
+    except TypeError: return -1
+
+def check_size(what:str, n, least:int=1) -> int:
+    "`n` as an `int`. Raises `CourseError`, which calls it `what`, unless it is a whole number of `least` or more"
+    if (res:=_whole(n))<least: raise CourseError(f"{what}={n!r}: give a whole number, {least} or more")
+    return res
+
+def check_batch(bs) -> int:
+    "`bs` as an `int`. Raises `CourseError` unless it is a whole number of two or more"
+    if (res:=_whole(bs))<2:
+        raise CourseError(f"a batch of {bs!r}: batch norm wants 2 photos or more; use a whole number, bs=2 or more")
+    return res
