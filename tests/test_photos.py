@@ -1,5 +1,5 @@
 "A photo is upright 8-bit RGB however it is given; what lies in a folder is told as it is, on every machine"
-import errno, io, os, shutil, struct, sys, tarfile, types, unicodedata
+import errno, io, os, shutil, struct, sys, tarfile, types, unicodedata, zlib
 import fastai.data.transforms, numpy as np, pytest, torch
 from fastai.vision.all import *
 from PIL import Image
@@ -189,6 +189,45 @@ def test_white_is_white(tmp_path, kind):
     for x in (Photo.create(f), Photo.create(right[kind]), Photo.create(Image.open(f)), decode_photo(f)):
         assert abs(np.asarray(x).astype(int)-(ramp*255).round()[...,None]).max()<=1
     assert broken_images(tmp_path)==[]
+
+def few(most): return (ramp*most).round().astype(np.uint16)
+def with_most(b, most):
+    "The TIFF `b`, from `tiff`, with the tag MaxSampleValue in place of the one for the strip's rows"
+    return b.replace(struct.pack('<HHII', 278, 4, 1, 16), struct.pack('<HHII', 281, 4, 1, most))
+formats = dict(png=lambda x: pil(x, format='PNG'), tif=lambda x: tiff(x, 16), pillow=lambda x: pil(x, format='TIFF'),
+    big=lambda x: tiff(x, 16, big=True), pgm=lambda x: pgm(x/65535, 65535), array=lambda x: x, deep=lambda x: np.dstack([x]*3),
+    swapped=lambda x: x.astype('>u2'), picture=Image.fromarray, rgb=lambda x: rgb16(np.dstack([x]*3)),
+    rgba=lambda x: rgb16(np.dstack([x]*3 + [x*0+65535])), la=lambda x: rgb16(np.dstack([x, x*0+65535])))
+def rgb16(x):
+    "A PNG with 16 bits in each channel"
+    def chunk(t, b): return struct.pack('>I', len(b)) + t + b + struct.pack('>I', zlib.crc32(t+b))
+    h,w,c = x.shape
+    rows = b''.join(b'\0'+row.astype('>u2').tobytes() for row in x)
+    head = struct.pack('>IIBBBBB', w, h, 16, {2:4, 3:2, 4:6}[c], 0, 0, 0)
+    return b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', head) + chunk(b'IDAT', zlib.compress(rows)) + chunk(b'IEND', b'')
+
+@pytest.mark.parametrize('form', formats)
+def test_16_bits_that_are_not_filled_are_refused(tmp_path, form):
+    for most in (255,1023,4095):
+        x = formats[form](few(most))
+        for read in (Photo.create, decode_photo):
+            with pytest.raises(Exception) as e: read(x)
+            assert one_line(e, 'not a readable image', 'which is white?', '8 bits')
+        if isinstance(x, bytes):
+            photo(tmp_path/'good.png')
+            (f:=tmp_path/f'{most}.x.png').write_bytes(x)
+            assert f in [o for o,_ in broken_images(tmp_path)] and len(broken_images(tmp_path))<4
+    for most in (8000,65535):
+        got = np.asarray(Photo.create(formats[form](few(most)))).astype(int)
+        assert abs(got-(few(most)/257)[...,None]).max()<=1
+
+@pytest.mark.parametrize('most', [255,1023,4095,16383,65535])
+def test_a_tiff_may_say_what_is_white(most):
+    for peak in (most, most//8):   # a dark photo, too
+        x = Photo.create(with_most(tiff(few(peak), 16), most))
+        assert abs(np.asarray(x).astype(int)-(few(peak)*(255/most))[...,None]).max()<=1
+    with pytest.raises(Exception) as e: Photo.create(with_most(tiff(few(3000), 16), 2999))   # only how bright it got
+    assert one_line(e, 'which is white?')
 
 dark = dict(floats=f32(ramp*.3), integers=i32(ramp*180), zeros=np.zeros((16,16), np.float32))
 @pytest.mark.parametrize('kind', dark)

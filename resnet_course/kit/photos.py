@@ -16,17 +16,19 @@ from fastai.vision.all import *
 from .files import CourseError, first_line
 
 # %% ../../nbs/kit/photos.ipynb #dad922fa
-def _to_bytes(x:np.ndarray, bits=None) -> np.ndarray:
-    "The values `x`, of so many `bits`, as 8-bit ones. Raises `ValueError` if nothing says which value is white"
+_darkest = 4095   # 16-bit values up to here may as well be of 8, 10 or 12 bits
+
+def _to_bytes(x:np.ndarray, white=None) -> np.ndarray:
+    "The values `x`, of which one may be known to be `white`, as 8-bit ones. Raises `ValueError` if nothing says which"
     if x.dtype==np.uint8: return x
     if x.dtype==bool: return x*np.uint8(255)
     if x.dtype.kind not in 'iuf' or not x.size: raise ValueError(f'{x.size} values of the type {x.dtype}')
-    low,high,white = x.min(),x.max(),None
+    low,high = x.min(),x.max()
     if not 0<=low<=high<np.inf: raise ValueError(f'its values run from {low:g} to {high:g}, not up from 0: save it with 8 bits')
 
-    if x.dtype.kind=='u' and x.itemsize==2: bits = bits or 16
-    if bits: white = 2**bits-1
+    if white: pass
     elif high==0 or high<=1 and x.dtype.kind=='f': white = 1
+    elif x.dtype.kind=='u' and x.itemsize==2: white = 65535 if high>_darkest else None
     else: white = first(o for o in (255,65535) if o/2<high<=o)   # this value needs all 8 bits, or all 16
     if white is None: raise ValueError(f'its values run from {low:g} to {high:g}: which is white? save it with 8 bits')
     return (x.astype(np.float32)*(255/white)).round().clip(0,255).astype(np.uint8)
@@ -42,10 +44,12 @@ def _from_array(x) -> Image.Image:
     return Image.fromarray(_to_bytes(x))
 
 # %% ../../nbs/kit/photos.ipynb #96a0e353
-def _bits(im:Image.Image):
-    "How many bits each value of `im` has, if that is known and no 8"
-    if im.mode.startswith('I;16'): return getattr(im, 'tag_v2', {}).get(258, (16,))[0]   # a TIFF may have 12
-    if im.mode=='I' and im.format in ('PNG','PPM'): return 16   # so did older Pillows open these
+def _white(im:Image.Image):
+    "The value that is white in `im`, if a TIFF says it: by fewer bits than 16, or as the largest that they could hold"
+    tags = getattr(im, 'tag_v2', {})
+    bits,most = (first(listify(tags.get(o))) for o in (258,281))
+    if bits and 8<bits<16: return 2**bits-1
+    if bits==16 and most and most&most+1==0 and im.getextrema()[-1]<=most: return most
 
 _turns = {2:'FLIP_LEFT_RIGHT', 3:'ROTATE_180', 4:'FLIP_TOP_BOTTOM', 5:'TRANSPOSE', 6:'ROTATE_270', 7:'TRANSVERSE',
           8:'ROTATE_90'}
@@ -56,14 +60,19 @@ def _turn(im:Image.Image):
 
 def _upright(im:Image.Image) -> Image.Image:
     "An upright 8-bit RGB copy of `im`, without tags"
+    deep = ';16' in str(getattr(im, 'tile', ''))   # of colours with 16 bits Pillow keeps the upper 8
     im.load()   # here Pillow turns a TIFF
     turn,res = None if im.format=='TIFF' else _turn(im), im
     if im.mode[0] in 'IF':
-        x = _to_bytes(np.asarray(im), _bits(im))
+        x = np.asarray(im)
+        if im.mode=='I' and im.format in ('PNG','PPM'): x = x.astype(np.uint16)   # so did older Pillows open these
+        x = _to_bytes(x, _white(im))
         res = Image.fromarray(255-x if getattr(im, 'tag_v2', {}).get(262)==0 else x)   # a TIFF whose 0 is white
     if res.mode=='P' and 'transparency' in res.info: res = res.convert('RGBA')   # straight to RGB, Pillow may warn
     if res.mode[-1]=='a': res = res.convert(res.mode.upper())   # colours that are multiplied with the opacity
     res = res.convert('RGB')
+    if deep and im.mode[0] not in 'IF' and max(o[1] for o in res.getextrema())<=_darkest>>8:
+        raise ValueError(f'its 16-bit values end at {_darkest} or below: which is white? save it with 8 bits')
     res.info = {}
     return res if turn is None else res.transpose(turn)
 
