@@ -505,6 +505,35 @@ def test_names_of_one_split_that_look_the_same_are_refused(tmp_path, other):
     with pytest.raises(Exception) as e: photos_by_class(path)
     assert one_line(e, path/'train', ascii('cat'), ascii(other), 'look the same')
 
+unseen = ['\u200b', '\xad', '\u034f', '\ufe0f', '\U000e0101', '\u3164', '\u115f', '\uffa0', '\u2800', '\x01', '\x7f', '\u2060', '\u3000']
+@pytest.mark.parametrize('o', unseen, ids=ascii)
+def test_what_is_not_seen_makes_no_class(tmp_path, o):
+    path = photo_set(tmp_path/'a', ('cat','dog',f'cat{o}'), ('cat','dog'))
+    with pytest.raises(Exception) as e: photos_by_class(path)
+    assert one_line(e, path/'train', ascii('cat'), ascii(f'cat{o}'), 'look the same')
+    path = photo_set(tmp_path/'b', ('cat','dog'), ('cat','dog',f'{o}cat'))   # which class is it?
+    with pytest.raises(Exception) as e: photos_by_class(path)
+    assert one_line(e, path/'val', ascii('cat'), ascii(f'{o}cat'), 'rename')
+
+@pytest.mark.parametrize('a, b', [('\uff23at','Cat'), ('\ufb01sh','fish'), ('\u212b','\xc5'), ('co\u2126l','co\u03a9l'), ('a\u2003b','a b')], ids=ascii)
+def test_two_codes_of_one_letter(tmp_path, a, b):
+    if class_of(f'{a}/1')==class_of(f'{b}/1'): return   # NFC does it
+    for train,val,where in (((a,b),(a,b),'train'), ((a,'x'),(a,'x',b),'val')):
+        path = photo_set(tmp_path/where, train, val)
+        with pytest.raises(Exception) as e: photos_by_class(path)
+        assert one_line(e, path/where, ascii(a), ascii(b), 'rename')
+
+@pytest.mark.parametrize('a, b', [('DOG','dog'), ('STRASSE','stra\xdfe'), ('GOLF BALL','golf ball')])
+def test_capitals_that_differ(tmp_path, a, b):
+    path = photo_set(tmp_path/'set', (a,'xyz'), (b,'xyz'))
+    with pytest.raises(Exception) as e: photos_by_class(path)
+    assert one_line(e, path/'val', ascii(a), ascii(b), 'rename')
+
+def test_a_class_of_val_alone_is_told_by_its_codes(tmp_path):
+    path = photo_set(tmp_path/'set', ('cat','dog'), ('cat','dog','\u043a\u043e\u0442'))
+    with pytest.raises(Exception) as e: photos_by_class(path)
+    assert one_line(e, ascii('\u043a\u043e\u0442')[1:-1], 'no folder in train')
+
 def test_letters_may_be_classes(tmp_path):
     assert list(photos_by_class(photo_set(tmp_path/'set', 'aAbB', 'aAbB'))['train'])==['A','B','a','b']
 

@@ -214,22 +214,30 @@ def class_of(file:Path) -> str:
     "The class of a photo: its folder's name, in the spelling (NFC) in which an `ä` is one character"
     return unicodedata.normalize('NFC', Path(file).parent.name)
 
-def _visible(name): return ' '.join(''.join(o for o in name if unicodedata.category(o)!='Cf').split())
+_blank = re.compile('[\u034f\u115f\u1160\u2800\ufe00-\ufe0f\U000e0100-\U000e01ef]')   # no letters, and nothing to see
+
+def _visible(name):
+    "What is seen of `name`, so that two that look the same are equal"
+    name = _blank.sub('', unicodedata.normalize('NFKC', name))
+    return ' '.join(''.join(o for o in name if o.isspace() or unicodedata.category(o) not in ('Cf','Cc')).split())
 
 def _check_classes(path, train, val):
     "Raises `CourseError` for too few classes, and for such that look the same or are in `val` alone"
     if len(train)<2:
         raise CourseError(f"{path/'train'}: only one class ({first(train)}); a classifier needs two or more: add some")
-    for names in groupby(train, _visible).values():
+    seen = groupby(train, _visible)
+    for names in seen.values():
         if len(names)>1:
             raise CourseError(f"{path/'train'}: {' and '.join(map(ascii, names))} look the same; rename or merge them")
     extra = [c for c in val if c not in train]
+    alone = {o.casefold():o for o in train if o not in val}
     for c in extra:
-        if near:=difflib.get_close_matches(c, [o for o in train if o not in val], 1):
+        near = seen.get(_visible(c)) or [alone[o] for o in difflib.get_close_matches(c.casefold(), alone, 1)]
+        if near:
             raise CourseError(f"{path/'val'}: no folder in train for {ascii(c)}, but one for {ascii(near[0])}; "
                               "if they are one class, rename one of them")
     if extra:
-        raise CourseError(f"{path/'val'}: no folder in train for {', '.join(extra)}; "
+        raise CourseError(f"{path/'val'}: no folder in train for {', '.join(ascii(o)[1:-1] for o in extra)}; "
                           "add photos there or remove these from val")
 
 # %% ../../nbs/kit/photos.ipynb #0186e09b
