@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['photo_suffixes', 'read_photo', 'Photo', 'check_folder', 'photo_files', 'broken_images', 'decode_photo',
-           'resize_photo', 'load_photo', 'class_of', 'photos_by_class', 'sample_card', 'data_name', 'fingerprint',
-           'data_card']
+           'resize_photo', 'load_photo', 'class_of', 'check_classes', 'by_class', 'photos_by_class', 'sample_card',
+           'data_name', 'fingerprint', 'data_card']
 
 # %% ../../nbs/kit/photos.ipynb #63918470
 import difflib, errno, unicodedata
@@ -221,8 +221,19 @@ def _visible(name):
     name = _blank.sub('', unicodedata.normalize('NFKC', name))
     return ' '.join(''.join(o for o in name if o.isspace() or unicodedata.category(o) not in ('Cf','Cc')).split())
 
-def _check_classes(path, train, val):
-    "Raises `CourseError` for too few classes, and for such that look the same or are in `val` alone"
+def check_classes(
+    path:Path, # holds train/ and the folder called `name`
+    train:dict, # {class: files}, and so is `val`
+    val:dict,
+    folders, # those in train/
+    name='val', # of the folder to validate on
+):
+    "Says which folders are no class. Raises `CourseError` for too few, and such that look the same or are in `val` alone"
+    for folder in sorted(folders):
+        if (c:=class_of(folder/'photo')) in train: continue
+        if c in val:
+            raise CourseError(f"{folder} holds no photos, and {path/name/c} does; add some, or remove it from {name}")
+        print(f"{folder} holds no photos, so it is no class")
     if len(train)<2:
         raise CourseError(f"{path/'train'}: only one class ({first(train)}); a classifier needs two or more: add some")
     seen = groupby(train, _visible)
@@ -234,17 +245,20 @@ def _check_classes(path, train, val):
     for c in extra:
         near = seen.get(_visible(c)) or [alone[o] for o in difflib.get_close_matches(c.casefold(), alone, 1)]
         if near:
-            raise CourseError(f"{path/'val'}: no folder in train for {ascii(c)}, but one for {ascii(near[0])}; "
+            raise CourseError(f"{path/name}: no folder in train for {ascii(c)}, but one for {ascii(near[0])}; "
                               "if they are one class, rename one of them")
     if extra:
-        raise CourseError(f"{path/'val'}: no folder in train for {', '.join(ascii(o)[1:-1] for o in extra)}; "
-                          "add photos there or remove these from val")
+        raise CourseError(f"{path/name}: no folder in train for {', '.join(ascii(o)[1:-1] for o in extra)}; "
+                          f"add photos there or remove these from {name}")
 
 # %% ../../nbs/kit/photos.ipynb #0186e09b
-def _photos_of_split(path, split):
-    "The photos in `split`/<class>/ as {class: files}. Says what is left out"
-    if not os.path.lexists(path/split): return {}
-    here,deep = partition(photo_files(path/split, None), lambda f: f.parent.parent==path/split)
+def by_class(
+    folder:Path, # holds a folder for each class
+    files, # all those under it
+) -> dict: # {class: photos}, sorted
+    "The photos in a training or validation folder. Says what is left out"
+    split = folder.name
+    here,deep = partition(files, lambda f: f.parent.parent==folder)
     photos,other = partition(here, lambda f: f.suffix.lower() in photo_suffixes)
     deep = [f for f in deep if f.suffix.lower() in photo_suffixes]
     if deep: print(f"{len(deep)} photos are left out: they are not directly in {split}/<class>/, such as {deep[0]}")
@@ -257,17 +271,13 @@ def photos_by_class(
     "The image files to train and to validate on. Raises `CourseError` for a folder that cannot be trained on"
     path,layout = Path(path),'train/<class>/ and val/<class>/'
     check_folder(path)
-    found = {split: _photos_of_split(path, split) for split in ('train','val')}
+    found = {o: by_class(path/o, photo_files(path/o, None)) if os.path.lexists(path/o) else {} for o in ('train','val')}
     if not any(found.values()): raise CourseError(f"{path}: no images in {layout}; put them in that layout")
     for split in ('train','val'):
         if not found[split]:
             raise CourseError(f"{path}: no images in {split}/<class>/; add some there, as the layout is {layout}")
-    for folder in sorted(o for o in (path/'train').iterdir() if o.is_dir() and not o.name.startswith('.')):
-        c = class_of(folder/'photo')
-        if c in found['val'] and c not in found['train']:
-            raise CourseError(f"{folder} holds no photos, and {path/'val'/c} does; add some, or remove it from val")
-        if c not in found['train']: print(f"{folder} holds no photos, so it is no class")
-    _check_classes(path, **found)
+    folders = [o for o in (path/'train').iterdir() if o.is_dir() and not o.name.startswith('.')]
+    check_classes(path, **found, folders=folders)
     return found
 
 # %% ../../nbs/kit/photos.ipynb #b66b19bc
