@@ -221,6 +221,7 @@ def _visible(name):
     name = _blank.sub('', unicodedata.normalize('NFKC', name))
     return ' '.join(''.join(o for o in name if o.isspace() or unicodedata.category(o) not in ('Cf','Cc')).split())
 
+# %% ../../nbs/kit/photos.ipynb #5c6a1e0d
 def check_classes(
     path:Path, # holds train/ and the folder called `name`
     train:dict, # {class: files}, and so is `val`
