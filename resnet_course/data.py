@@ -8,7 +8,7 @@ __all__ = ['n_workers', 'get_data', 'batch_for', 'run_settings', 'imagenette_on_
 # %% ../nbs/01_data.ipynb #b36ea54a
 from torchvision.datasets import FashionMNIST
 from fastai.vision.all import *
-from .kit.files import check_batch, CourseError, first_line, shared_memory, testing
+from .kit.files import check_batch, check_size, CourseError, first_line, shared_memory, testing
 from .kit.photos import check_folder, class_of, Photo, photo_files, photos_by_class, sample_card
 from .kit.sample import make_sample
 
@@ -34,8 +34,8 @@ def get_data(
     bs:int=128, # photos in a batch
 ) -> DataLoaders: # `xb` is (bs, 3, resize, resize), normalised with ImageNet's statistics; `yb` is (bs,)
     "Presized, augmented `DataLoaders`, as in fastbook chapter 14. Raises `CourseError` for a folder that cannot be trained on"
-    path,val_bs = Path(path),max(bs,64)
-    check_batch(bs)
+    path,bs = Path(path),check_batch(bs)
+    presize,resize,val_bs = check_size('presize', presize),check_size('resize', resize),max(bs,64)
     found = photos_by_class(path)
     files = [f for split in found.values() for fs in split.values() for f in fs]
     n = sum(map(len, found['train'].values()))

@@ -12,7 +12,7 @@ from collections import deque
 from contextlib import suppress
 from fastai.vision.all import *
 from concurrent.futures import ThreadPoolExecutor   # after fastai, which has another
-from .kit.files import check_batch, CourseError, write_whole
+from .kit.files import check_batch, check_size, CourseError, write_whole
 from .kit.arrays import PhotoLoaders
 from .kit.photos import class_of, data_name, fingerprint, load_photo, photos_by_class, resize_photo
 
@@ -87,13 +87,22 @@ def cache_bytes(
     "How much the caches of decoded photos hold"
     return sum(stat.st_size for _,stat in _caches(folder))
 
+def _size_in_cache(file, presize):
+    "Bytes that a photo takes in a cache; 0 for one that cannot be read, which `build_cache` will name"
+    with suppress(Exception), Image.open(file) as im:
+        k = min(1, presize/min(im.size))
+        return 3*round(im.width*k)*round(im.height*k)
+    return 0
+
 def _make_room(folder, need, days=30):
     """Makes `folder`; removes what killed builders left there, caches unused for `days`, and others if `need` bytes are
     not free. Raises `OSError` if even then they are not"""
     folder.mkdir(parents=True, exist_ok=True)
     now = time.time()
     for o in folder.glob('.*.photos-*'):
-        if now-o.stat().st_mtime>3600: o.unlink(missing_ok=True)   # a younger one may be somebody's at work
+        with suppress(OSError):   # another sweeper may be first
+            # A younger one may be somebody's at work; what ends so is a cache of a folder with such a name
+            if now-o.stat().st_mtime>3600 and o.suffix!='.photos': o.unlink()
     caches = _caches(folder)
     room = shutil.disk_usage(folder).free + sum(stat.st_size for _,stat in caches)
     for o,stat in caches:
@@ -111,19 +120,19 @@ def cached_photos(
     folder:Path=None, # where caches are kept; None: in fastai's data folder
 ) -> PhotoCache: # or `PhotoFiles`, where there is no room for a cache
     "The photos of `path` from a cache, which is built if there is none that fits"
-    path,files = Path(path),L(files).map(Path)
+    path,files,presize = Path(path),L(files).map(Path),check_size('presize', presize)
     names = [f.relative_to(path).as_posix() for f in files]
     about = dict(presize=presize, fingerprint=fingerprint(path), names=names)
-    key = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]   # folders of one name have caches of their own
+    key = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:8]   # folders of one name have caches of their own
     with _building:
         try:
             folder = _cache_folder(folder)
-            file = folder/f'{data_name(path)}-{presize}-{key}.photos'
-            with suppress(OSError, ValueError):
+            file = folder/f'{data_name(path)[:40]}-{presize}-{key}.photos'
+            with suppress(OSError, ValueError, LookupError, TypeError):   # none, or none that fits
                 photos = PhotoCache(file, about, files)
                 with suppress(OSError): os.utime(file)   # the date of its last use
                 return photos
-            _make_room(folder, need=4*presize**2*len(files))   # bytes, if the photos are 4:3
+            _make_room(folder, need=sum(_size_in_cache(f, presize) for f in files))
             build_cache(file, files, about)
             return PhotoCache(file, about, files)
         except (OSError, ValueError) as e:
@@ -233,7 +242,8 @@ def of(self:PhotoCrops, items, with_labels=False):
     "Photos of any kind, seen as those of `self`; their labels are the names of their folders"
     classes = [class_of(o) if isinstance(o, (str,Path)) else None for o in items] if with_labels else []
     if odd:=[o for o,c in zip(items, classes) if c not in self.vocab.o2i]:
-        raise CourseError(f"{odd[0]} is in no folder that bears a class's name: leave out `with_labels`, or move it")
+        name = odd[0] if isinstance(odd[0], (str,Path)) else f"the given {type(odd[0]).__name__}"
+        raise CourseError(f"{name} is in no folder that bears a class's name: leave out `with_labels`, or move it")
     labels = [self.vocab.o2i[c] for c in classes] if with_labels else None
     return PhotoCrops(PhotoFiles(items, self.photos.presize), range(len(items)), labels, self.vocab, self.size,
                       self.crops, self.flip, self.normalize, 1, self.augment)
@@ -305,8 +315,8 @@ def cached_data(
     ahead:int=2, # batches that are made meanwhile
 ) -> DataLoaders: # `xb` is (bs, 3, resize, resize), normalised with ImageNet's statistics; `yb` is (bs,)
     "`DataLoaders` of decoded photos. Raises `CourseError` if `path` is not such a folder"
-    path = Path(path)
-    check_batch(bs)
+    path,bs = Path(path),check_batch(bs)
+    presize,resize = check_size('presize', presize),check_size('resize', resize)
     found = photos_by_class(path)
     files = [f for split in found.values() for fs in split.values() for f in fs]
     photos = PhotoFiles(files, presize) if cache is False else cached_photos(path, files, presize, cache)
@@ -329,7 +339,7 @@ def cached_data(
 # %% ../nbs/12_loading.ipynb #b2ff2248
 def chapter_tfms(size:int) -> list: # side of the images, in pixels
     "The transforms of fastbook chapter 14, for batches of larger squares"
-    return aug_transforms(min_scale=.5, size=size)
+    return aug_transforms(min_scale=.5, size=check_size('resize', size))
 
 def cached_chapter_data(path:Path, presize:int=160, resize:int=128, bs:int=128, **kwargs) -> DataLoaders:
     "`get_data` from decoded photos, with the transforms of fastbook chapter 14; takes `cache` and `ahead` too"

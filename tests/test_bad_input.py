@@ -1,13 +1,14 @@
 "Folders and files that cannot be trained on are told in one line; odd images that can be are read right"
-import errno, gzip, os, shutil, subprocess, sys
+import errno, gzip, os, pickle, shutil, subprocess, sys
 import numpy as np, pytest
 from urllib.error import URLError
 from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
 from fastai.vision.all import *
 from PIL import Image
 from resnet_course import data
+from resnet_course.kit.files import CourseError
 from resnet_course.kit.sample import make_sample
-from resnet_course.kit.photos import broken_images, data_name, fingerprint, Photo
+from resnet_course.kit.photos import broken_images, data_name, fingerprint, Photo, photos_by_class
 from resnet_course.kit.arrays import load_arrays
 from resnet_course.data import course_path, get_data, run_settings
 from resnet_course.training import get_learner
@@ -16,6 +17,19 @@ from resnet_course.keras_net import signs_dls
 from conftest import one_line, photo, photo_set, tiny_learner
 
 def get(path, bs=4): return get_data(path, presize=32, resize=32, bs=bs)
+
+@pytest.mark.parametrize('end', ['\n','\r\n','\r','\x85','\u2028','\u2029','\v','\f','\x1c'])
+def test_a_line_break_in_a_name_cuts_nothing(tmp_path, end):
+    for text in (f'a{end}b: no such folder', f'folder{end}: there is none', f'{end}a', f'a{end}'):
+        with pytest.raises(Exception) as e: raise CourseError(text)
+        assert one_line(e, *text.split(end)) and len(str(e.value).splitlines())==1
+        for o in (pickle.loads(pickle.dumps(e.value)), CourseError(str(e.value))): assert str(o)==str(e.value)
+    with pytest.raises(Exception) as e: course_path(tmp_path/f'my{end}photos')
+    assert one_line(e, tmp_path, 'my', 'photos', 'no such folder')
+
+def test_a_name_that_reads_like_an_error():
+    for text in ('CourseError: a.jpg', 'a Traceback (most recent call last): b', 'x.CourseError: y'):
+        assert str(CourseError(text))==text
 
 # --- folders ----------------------------------------------------------------------------------------------------
 def test_no_such_folder(tmp_path):
@@ -97,7 +111,7 @@ def at(im, x, y): return np.asarray(im)[y,x].tolist()
     ('CMYK', (0,255,255,0), 'tif', [255,0,0]),
     ('CMYK', (0,0,0,255), 'jpg', [0,0,0]), ('I;16', 0, 'png', [0]*3), ('I;16', 65535, 'png', [255]*3),
     ('I;16', 30000, 'png', [117]*3),
-    ('I;16', 300, 'tif', [1]*3)])
+    ('I;16', 30000, 'tif', [117]*3)])
 def test_modes(tmp_path, mode, color, suffix, rgb):
     im = Photo.create(photo(tmp_path/f'a.{suffix}', color, (6,5), mode))
     assert im.mode=='RGB' and im.size==(6,5) and np.allclose(np.asarray(im), rgb, atol=2 if suffix=='jpg' else 0)
@@ -306,8 +320,8 @@ def test_a_folder_and_a_zip_hold_the_same(drawn, tmp_path, kind):
 @pytest.mark.parametrize('spoil, words', [
     (lambda p: shutil.rmtree(p/'val'), ['no images in train/<class>/ and test/<class>/']),
     (lambda p: shutil.rmtree(p/'train'), ['no images in train/<class>/']),
-    (lambda p: shutil.rmtree(p/'train'/'dog'), ['no photos in train for dog']),
-    (lambda p: [f.unlink() for f in (p/'train'/'dog').iterdir()], ['no photos in train for dog']),
+    (lambda p: shutil.rmtree(p/'train'/'dog'), ['train', 'only one class (cat)']),
+    (lambda p: [f.unlink() for f in (p/'train'/'dog').iterdir()], ['train/dog holds no photos', 'val/dog does']),
     (lambda p: photo(p/'train'/'dog'/'9.jpg', size=(41,40)), ['9.jpg', 'one size']),
     (lambda p: [photo(f, size=(41,40)) for f in get_image_files(p/'val')], ['val', 'one size']),
     (lambda p: (p/'val'/'cat'/'0.jpg').write_text('x'), ['0.jpg', 'not a readable image'])])
@@ -318,6 +332,60 @@ def test_a_set_that_cannot_be_loaded_whole(tmp_path, spoil, words, zipped):
     if zipped: path = Path(shutil.make_archive(tmp_path/'set', 'zip', path))
     with pytest.raises(Exception) as e: load_arrays(path)
     assert one_line(e, path, *words)
+
+def as_folder(path): return path
+def as_zip(path): return Path(shutil.make_archive(f'{path}-zipped', 'zip', path))
+def as_nested(path): return Path(shutil.make_archive(f'{path}-nested', 'zip', path.parent, path.name))
+forms = pytest.mark.parametrize('form', [as_folder,as_zip,as_nested])
+
+@forms
+def test_arrays_leave_out_what_folders_do(tmp_path, capsys, form):
+    path = photo_set(tmp_path/'set')
+    for o in ('train/cat/deep/1.jpg', 'train/2.jpg'): photo(path/o)
+    for o in ('train/cat/notes.txt', 'train/dog/3.xyz', 'val/dog/4.doc'): (path/o).write_text('x')
+    for o in ('.old/train/cat/5.jpg', '__MACOSX/train/cat/6.jpg', 'copy/train/cat/7.jpg', 'train/.hidden/8.jpg'): photo(path/o)
+    (path/'train'/'emu').mkdir()
+    got = form(path)
+    assert [len(o) for o in load_arrays(got)]==[8,8,8,8,2]
+    told = capsys.readouterr().out
+    for o in ('2 photos are left out: they are not directly in train/<class>/', '2 files in train/<class>/ are left out',
+              '1 files in val/<class>/ are left out', 'emu holds no photos, so it is no class'): assert o in told
+    if form is as_folder:
+        photos_by_class(path)
+        assert capsys.readouterr().out==told
+
+@forms
+@pytest.mark.parametrize('train, val, words', [(('cat',), ('cat',), 'only one class (cat)'),
+    (('cat','cat ','dog'), ('cat','dog'), 'look the same'), (('cat','dog'), ('Cat','dog'), 'rename one of them'),
+    (('cat','dog'), ('cat','dog','emu'), 'no folder in train for emu')])
+def test_classes_of_arrays_are_those_of_folders(tmp_path, form, train, val, words):
+    path = photo_set(tmp_path/'set', train, val)
+    for split in ('val','test'):
+        if split=='test': (path/'val').rename(path/'test')
+        with pytest.raises(Exception) as e: load_arrays(form(path))
+        assert one_line(e, words) and ('train' if 'one class' in words or 'same' in words else split) in str(e.value)
+
+@forms
+def test_the_test_photos_come_before_vals(tmp_path, capsys, form):
+    path = photo_set(tmp_path/'set')
+    shutil.copytree(path/'val', path/'test')
+    photo(path/'test'/'dog'/'9.jpg')
+    assert [len(o) for o in load_arrays(form(path))]==[8,8,9,9,2] and '8 photos in ' in capsys.readouterr().out
+
+def test_two_sets_in_one_zip(tmp_path):
+    for o in ('a','b'): photo_set(tmp_path/'sets'/o)
+    for form in (as_folder,as_zip):
+        with pytest.raises(Exception) as e: load_arrays(form(tmp_path/'sets'))
+        assert one_line(e, 'holds several sets, such as a and b')
+
+@pytest.mark.parametrize('which, shape, most', [('train-labels-idx1',(2,),9), ('t10k-labels-idx1',(4,),9), ('train-labels-idx1',(3,),11),
+    ('train-images-idx3',(3,4),9), ('t10k-images-idx3',(0,4,5),9), ('t10k-images-idx3',(3,5,5),9), ('train-labels-idx1',(3,1),9)])
+def test_mnist_files_that_do_not_fit(tmp_path, which, shape, most):
+    raw,_ = mnist_files(tmp_path)
+    head = bytes([0,0,8,len(shape)]) + b''.join(o.to_bytes(4,'big') for o in shape)
+    with gzip.open(raw/f'{which}-ubyte.gz', 'wb') as f: f.write(head+bytes([most])*int(np.prod(shape)))
+    with pytest.raises(Exception) as e: load_arrays(tmp_path)
+    assert one_line(e, raw, 'fetch both again')
 
 def test_half_a_cifar(tmp_path, monkeypatch):
     monkeypatch.delenv('RESNET_COURSE_CIFAR10', raising=False)

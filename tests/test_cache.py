@@ -7,6 +7,7 @@ from scipy.stats import ks_2samp
 from torchvision.transforms.v2 import functional as TF
 from resnet_course import loading
 from resnet_course.kit import photos
+from resnet_course.kit.files import write_whole
 from resnet_course.kit.photos import decode_photo, load_photo, Photo, photos_by_class
 from resnet_course.kit.runs import fit_seconds, measured_fit
 from resnet_course.data import get_data
@@ -280,6 +281,47 @@ def test_a_cache_of_somebody_else_is_used(path, monkeypatch):
     monkeypatch.setattr(os, 'utime', denied)
     unread(monkeypatch)
     assert photos_of(path).file==a.file
+
+def test_writers_with_one_number_do_not_meet(tmp_path, monkeypatch):
+    "Containers number their processes alike, and threads share a number"
+    monkeypatch.setattr(os, 'getpid', lambda: 1)
+    f = tmp_path/'file'
+    for mode,one,two in (('w','one'*9,'two'), ('wb',b'one'*9,b'two')):
+        with write_whole(f, mode) as o:
+            o.write(one)
+            with write_whole(f, mode) as other: other.write(two)
+            assert f.read_bytes()==b'two'
+        assert f.read_bytes()==b'one'*9 and os.listdir(tmp_path)==['file']
+
+@pytest.mark.skipif(sys.platform!='linux', reason='names there are text')
+@pytest.mark.parametrize('name', [b'caf\xe9', b'.hid.photos-1', b'n'*250, 'ü'.encode()*120, b'a\nb'])
+def test_a_cache_for_a_folder_of_any_name(path, name):
+    path = path.rename(os.fsdecode(os.fsencode(path.parent)+b'/'+name))
+    a = photos_of(path)
+    assert isinstance(a, PhotoCache) and same(a, path) and cache_bytes('cache')==a.file.stat().st_size
+    aged(a.file, 1)
+    photos_of(path, 16)   # another builder sweeps, and leaves it
+    assert a.file.exists() and photos_of(path).file==a.file
+
+def test_a_sweeper_that_is_second(path, monkeypatch):
+    photos_of(path)
+    left = [Path('cache')/f'.set-24-01234567.photos-{i}' for i in ('1','2-0a1b2c3d')]
+    for o in left: o.write_bytes(b'x'); aged(o, 1)
+    def gone(self, **kwargs): real(self, **kwargs); raise FileNotFoundError(2, 'No such file', str(self))
+    real = Path.unlink
+    monkeypatch.setattr(Path, 'unlink', gone)
+    loading._make_room(Path('cache'), 0)
+    assert not any(o.exists() for o in left)
+
+def test_small_photos_need_little_room(path, monkeypatch):
+    monkeypatch.setattr(shutil, 'disk_usage', lambda _: types.SimpleNamespace(free=100_000))
+    assert isinstance(photos_of(path, 4000), PhotoCache)   # they stay as they are: 16 of 30 by 40 pixels and a few more
+
+@pytest.mark.parametrize('index', [b'{}', b'[]', b'3', b'{"about": 1}', b'null', b'"about"'])
+def test_a_cache_whose_index_is_odd_is_built_anew(path, index):
+    f = photos_of(path).file
+    f.write_bytes(b'\0'*99 + index + len(index).to_bytes(8, 'little') + _mark)
+    assert isinstance(a:=photos_of(path), PhotoCache) and same(a, path)
 
 # --- odd images -------------------------------------------------------------------------------------------------
 def exif(f, orientation):

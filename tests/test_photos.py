@@ -1,5 +1,5 @@
 "A photo is upright 8-bit RGB however it is given; what lies in a folder is told as it is, on every machine"
-import errno, io, os, shutil, struct, sys, tarfile, types, unicodedata
+import errno, io, os, shutil, struct, sys, tarfile, types, unicodedata, zlib
 import fastai.data.transforms, numpy as np, pytest, torch
 from fastai.vision.all import *
 from PIL import Image
@@ -110,6 +110,45 @@ def test_predict_shows_the_same_side_up(tmp_path, kind):
                     assert torch.allclose(learn.predict(give(f))[2], want[0], atol=.02)
                     assert torch.allclose(learn.get_preds(dl=learn.dls.test_dl([give(f)]))[0], want, atol=.02)
 
+loaders = dict(get_data=lambda p: get_data(p, 32, 32, 4), cached_data=lambda p: cached_data(p, 32, 32, 4, cache=False),
+    arrays=lambda p: array_dls(load_arrays(p), p, 4))
+@pytest.mark.parametrize('make', loaders)
+def test_predict_takes_a_photo_in_every_way(tmp_path, make):
+    path = photo_set(tmp_path/'set')
+    learn = get_learner(loaders[make](path), get_fcn(2, widths=(8,8)), 'fp32')
+    f = path/'val'/'dog'/'1.jpg'
+    with learn.no_bar(), learn.no_logging():
+        want = learn.predict(f)[2]
+        for way,give in ways.items(): assert torch.allclose(learn.predict(give(f))[2], want, atol=.001), way
+        for odd in (None, 3, object()):
+            with pytest.raises(Exception) as e: learn.predict(odd)
+            assert one_line(e, type(odd).__name__, 'not a readable image')
+
+several = dict(list=list, tuple=tuple, L=L, column=lambda o: pd.Series(o, index=[7,5,6]), array=np.array,
+    texts=lambda o: np.array([*map(str, o)]), walk=iter, set_of_one=lambda o: {o[0]:1}.keys(),
+    stack=lambda o: np.stack([Photo.create(f) for f in o]), grey=lambda o: np.stack([Photo.create(f) for f in o])[...,0],
+    images=lambda o: TensorImage(np.stack([Photo.create(f) for f in o])).permute(0,3,1,2))
+@pytest.mark.parametrize('make', ['cached_data','arrays'])
+def test_photos_in_every_kind_of_list(tmp_path, make):
+    path = photo_set(tmp_path/'set')
+    dls,files = loaders[make](path),[path/'val'/'dog'/f'{i}.jpg' for i in range(3)]
+    want, = dls.test_dl(files).one_batch()
+    for kind,give in several.items():
+        x, = dls.test_dl(give(files)).one_batch()
+        assert len(x)==(1 if kind=='set_of_one' else 3) and (kind=='grey' or torch.allclose(x, want[:len(x)])), kind
+    for kind,give in ways.items(): assert torch.allclose(*(dls.test_dl(o).one_batch()[0] for o in (give(files[1]), files[1:2]))), kind
+    for none in ([], (), pd.Series([], dtype=object), np.array([]), np.zeros((0,40,40,3), np.uint8)):
+        with pytest.raises(Exception) as e: dls.test_dl(none)
+        assert one_line(e, 'no photos')
+    with pytest.raises(Exception) as e: dls.test_dl(pd.DataFrame(dict(file=files)))
+    assert one_line(e, 'its column')
+
+def test_bytes_are_not_told(drawn):
+    f = drawn/'val'/'ring'/'val_ring_6.JPEG'
+    for give in (Path.read_bytes, Image.open, lambda f: np.zeros((9,9,3), np.uint8)):
+        with pytest.raises(Exception) as e: cached_data(drawn, 32, 32, 16, cache=False).test_dl([give(f)], with_labels=True)
+        assert one_line(e, f'the given {type(give(f)).__name__}', 'with_labels') and len(str(e.value))<150
+
 # --- what is white ----------------------------------------------------------------------------------------------
 ramp = np.arange(256).reshape(16,16)/255   # shares of white
 
@@ -150,6 +189,45 @@ def test_white_is_white(tmp_path, kind):
     for x in (Photo.create(f), Photo.create(right[kind]), Photo.create(Image.open(f)), decode_photo(f)):
         assert abs(np.asarray(x).astype(int)-(ramp*255).round()[...,None]).max()<=1
     assert broken_images(tmp_path)==[]
+
+def few(most): return (ramp*most).round().astype(np.uint16)
+def with_most(b, most):
+    "The TIFF `b`, from `tiff`, with the tag MaxSampleValue in place of the one for the strip's rows"
+    return b.replace(struct.pack('<HHII', 278, 4, 1, 16), struct.pack('<HHII', 281, 4, 1, most))
+formats = dict(png=lambda x: pil(x, format='PNG'), tif=lambda x: tiff(x, 16), pillow=lambda x: pil(x, format='TIFF'),
+    big=lambda x: tiff(x, 16, big=True), pgm=lambda x: pgm(x/65535, 65535), array=lambda x: x, deep=lambda x: np.dstack([x]*3),
+    swapped=lambda x: x.astype('>u2'), picture=Image.fromarray, rgb=lambda x: rgb16(np.dstack([x]*3)),
+    rgba=lambda x: rgb16(np.dstack([x]*3 + [x*0+65535])), la=lambda x: rgb16(np.dstack([x, x*0+65535])))
+def rgb16(x):
+    "A PNG with 16 bits in each channel"
+    def chunk(t, b): return struct.pack('>I', len(b)) + t + b + struct.pack('>I', zlib.crc32(t+b))
+    h,w,c = x.shape
+    rows = b''.join(b'\0'+row.astype('>u2').tobytes() for row in x)
+    head = struct.pack('>IIBBBBB', w, h, 16, {2:4, 3:2, 4:6}[c], 0, 0, 0)
+    return b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', head) + chunk(b'IDAT', zlib.compress(rows)) + chunk(b'IEND', b'')
+
+@pytest.mark.parametrize('form', formats)
+def test_16_bits_that_are_not_filled_are_refused(tmp_path, form):
+    for most in (255,1023,4095):
+        x = formats[form](few(most))
+        for read in (Photo.create, decode_photo):
+            with pytest.raises(Exception) as e: read(x)
+            assert one_line(e, 'not a readable image', 'which is white?', '8 bits')
+        if isinstance(x, bytes):
+            photo(tmp_path/'good.png')
+            (f:=tmp_path/f'{most}.x.png').write_bytes(x)
+            assert f in [o for o,_ in broken_images(tmp_path)] and len(broken_images(tmp_path))<4
+    for most in (8000,65535):
+        got = np.asarray(Photo.create(formats[form](few(most)))).astype(int)
+        assert abs(got-(few(most)/257)[...,None]).max()<=1
+
+@pytest.mark.parametrize('most', [255,1023,4095,16383,65535])
+def test_a_tiff_may_say_what_is_white(most):
+    for peak in (most, most//8):   # a dark photo, too
+        x = Photo.create(with_most(tiff(few(peak), 16), most))
+        assert abs(np.asarray(x).astype(int)-(few(peak)*(255/most))[...,None]).max()<=1
+    with pytest.raises(Exception) as e: Photo.create(with_most(tiff(few(3000), 16), 2999))   # only how bright it got
+    assert one_line(e, 'which is white?')
 
 dark = dict(floats=f32(ramp*.3), integers=i32(ramp*180), zeros=np.zeros((16,16), np.float32))
 @pytest.mark.parametrize('kind', dark)
@@ -429,6 +507,35 @@ def test_names_of_one_split_that_look_the_same_are_refused(tmp_path, other):
     with pytest.raises(Exception) as e: photos_by_class(path)
     assert one_line(e, path/'train', ascii('cat'), ascii(other), 'look the same')
 
+unseen = ['\u200b', '\xad', '\u034f', '\ufe0f', '\U000e0101', '\u3164', '\u115f', '\uffa0', '\u2800', '\x01', '\x7f', '\u2060', '\u3000']
+@pytest.mark.parametrize('o', unseen, ids=ascii)
+def test_what_is_not_seen_makes_no_class(tmp_path, o):
+    path = photo_set(tmp_path/'a', ('cat','dog',f'cat{o}'), ('cat','dog'))
+    with pytest.raises(Exception) as e: photos_by_class(path)
+    assert one_line(e, path/'train', ascii('cat'), ascii(f'cat{o}'), 'look the same')
+    path = photo_set(tmp_path/'b', ('cat','dog'), ('cat','dog',f'{o}cat'))   # which class is it?
+    with pytest.raises(Exception) as e: photos_by_class(path)
+    assert one_line(e, path/'val', ascii('cat'), ascii(f'{o}cat'), 'rename')
+
+@pytest.mark.parametrize('a, b', [('\uff23at','Cat'), ('\ufb01sh','fish'), ('\u212b','\xc5'), ('co\u2126l','co\u03a9l'), ('a\u2003b','a b')], ids=ascii)
+def test_two_codes_of_one_letter(tmp_path, a, b):
+    if class_of(f'{a}/1')==class_of(f'{b}/1'): return   # NFC does it
+    for train,val,where in (((a,b),(a,b),'train'), ((a,'x'),(a,'x',b),'val')):
+        path = photo_set(tmp_path/where, train, val)
+        with pytest.raises(Exception) as e: photos_by_class(path)
+        assert one_line(e, path/where, ascii(a), ascii(b), 'rename')
+
+@pytest.mark.parametrize('a, b', [('DOG','dog'), ('STRASSE','stra\xdfe'), ('GOLF BALL','golf ball')])
+def test_capitals_that_differ(tmp_path, a, b):
+    path = photo_set(tmp_path/'set', (a,'xyz'), (b,'xyz'))
+    with pytest.raises(Exception) as e: photos_by_class(path)
+    assert one_line(e, path/'val', ascii(a), ascii(b), 'rename')
+
+def test_a_class_of_val_alone_is_told_by_its_codes(tmp_path):
+    path = photo_set(tmp_path/'set', ('cat','dog'), ('cat','dog','\u043a\u043e\u0442'))
+    with pytest.raises(Exception) as e: photos_by_class(path)
+    assert one_line(e, ascii('\u043a\u043e\u0442')[1:-1], 'no folder in train')
+
 def test_letters_may_be_classes(tmp_path):
     assert list(photos_by_class(photo_set(tmp_path/'set', 'aAbB', 'aAbB'))['train'])==['A','B','a','b']
 
@@ -481,6 +588,31 @@ def test_a_batch_of_one_is_refused_before_training(tmp_path, make):
     photo(path/'train'/'cat'/'9.jpg')   # nine photos
     for bs in (2,4,8): assert {len(y) for _,y in makers[make](path, bs).train}=={bs}
     check_batch(np.int64(2))
+
+sized = dict(get_data=get_data, cached_data=partial(cached_data, cache='cache'), plain=partial(cached_data, cache=False),
+    chapter=partial(cached_chapter_data, cache='cache'))
+@pytest.mark.parametrize('make', sized)
+def test_sizes_of_every_whole_kind(tmp_path, capsys, make):
+    path = photo_set(tmp_path/'set')
+    for kind in (np.int64, np.uint8, np.array, torch.tensor):
+        dls = sized[make](path, kind(32), kind(24), kind(4))
+        assert dls.one_batch()[0].shape==(4,3,24,24) and len(dls.valid.one_batch()[0])==8
+    assert 'No cache' not in capsys.readouterr().out
+
+@pytest.mark.parametrize('make', sized)
+@pytest.mark.parametrize('wrong', [0, -1, 8., '8', None, True, np.float32(8), np.array([8,8]), float('nan'), [8]])
+def test_a_size_that_is_none_is_refused_before_a_photo_is_read(tmp_path, monkeypatch, make, wrong):
+    path = photo_set(tmp_path/'set')
+    monkeypatch.setattr(Image, 'open', lambda *_: 1/0)
+    for sizes,words in (((wrong,24,4), 'presize='), ((32,wrong,4), 'resize='), ((32,24,wrong), 'a batch of')):
+        with pytest.raises(Exception) as e: sized[make](path, *sizes)
+        assert one_line(e, words, repr(wrong), 'whole number')
+
+def test_a_sample_of_numpy_sizes(tmp_path, drawn):
+    assert sample_card(make_sample(tmp_path/'a', *map(np.int64, (20,20,16,1))))==dict(n_train=20, n_val=20, size=16, seed=1)
+    for wrong in ((-1,20,16,1), (20,20,0,1), (20,2.5,16,1), (20,20,16,'1')):
+        with pytest.raises(Exception) as e: make_sample(tmp_path/'b', *wrong)
+        assert one_line(e, 'whole number') and not (tmp_path/'b').exists()
 
 def test_a_set_of_one_picture_is_refused(drawn):
     x,y,xv,yv,vocab = load_arrays(drawn)

@@ -11,7 +11,7 @@ from zipfile import BadZipFile, ZipFile
 from torchvision.datasets import FashionMNIST
 from fastai.vision.all import *
 from .files import check_batch, CourseError, first_line
-from .photos import class_of, photo_files, photo_suffixes, read_photo
+from .photos import by_class, check_classes, photo_files, read_photo
 
 # %% ../../nbs/kit/arrays.ipynb #f8497c44
 def _idx(file):
@@ -23,21 +23,37 @@ def _idx(file):
         raise CourseError(f"{file} is not a complete MNIST file ({first_line(e)}): fetch it again") from None
 
 # %% ../../nbs/kit/arrays.ipynb #6f76e781
-def _images_by_split(path):
-    "The images at <split>/<class>/<image> in a folder or zip, as {split: [(class, name, function that opens it)]}"
+def _mnist(path, split):
+    "The images and labels of one split of MNIST's format, whose files lie beside `path`"
+    x_file,y_file = (path.with_name(f'{split}-{o}-ubyte.gz') for o in ('images-idx3','labels-idx1'))
+    x,y = _idx(x_file),_idx(y_file)
+    if not (x.ndim==3 and x.size and y.shape==x.shape[:1] and y.max()<10):
+        raise CourseError(f"{y_file} does not fit {x_file.name}: {y.size} labels up to {y.max(initial=0)}, images of "
+                          f"the shape {x.shape}; fetch both again")
+    return torch.tensor(x)[:,None],torch.tensor(y).long()
+
+def _images(path):
+    "The folder in a folder or zip that holds train/, the files below it, the folders in train/, and what opens a file"
     if path.is_file():
         try: zipped = ZipFile(path)
         except (OSError, BadZipFile) as e:
             raise CourseError(f"{path} is not a complete zip ({first_line(e)}): "
                               "fetch it again, or unpack it if it is an archive of another kind") from None
-        files = [(n.split('/'), partial(zipped.open, n)) for n in zipped.namelist()
-                 if not n.split('/')[-1].startswith('.')]   # as in a folder; a Mac's zips have such copies
-    else: files = [(f.relative_to(path).parts, partial(open, f, 'rb')) for f in photo_files(path)]
-    found = {}
-    for parts,opener in sorted(files, key=lambda o: o[0]):
-        if len(parts)>2 and Path(parts[-1]).suffix.lower() in photo_suffixes:
-            found.setdefault(parts[-3], []).append((class_of('/'.join(parts)), '/'.join(parts), opener))
-    return found
+        names = {path/n.lstrip('/'): n for n in zipped.namelist()
+                 if not any(o.startswith('.') or o=='__MACOSX' for o in n.split('/'))}   # a Mac's zips have such copies
+        files,empty = (sorted(f for f,n in names.items() if n.endswith('/')==o) for o in (False,True))
+        opener = lambda f: partial(zipped.open, names[f])
+    else: files,opener = photo_files(path, None),lambda f: partial(open, f, 'rb')
+
+    within = [f.relative_to(path).parts[:-1] for f in files]
+    tops = sorted({o[:o.index('train')] for o in within if 'train' in o}, key=len)
+    if len(tops)>1 and len(tops[0])==len(tops[1]):
+        one,two = ('/'.join(o) for o in tops[:2])
+        raise CourseError(f"{path} holds several sets, such as {one} and {two}: give one of them")
+    top = path.joinpath(*first(tops) or ())
+    folders = {f.parent for f in files} | set(empty if path.is_file() else
+                                              (o for o in (top/'train').glob('[!.]*') if o.is_dir()))
+    return top, files, {o for f in folders for o in (f, *f.parents) if o.parent==top/'train'}, opener
 
 # %% ../../nbs/kit/arrays.ipynb #809219eb
 def _pixels(photo, grey, name=None):
@@ -52,23 +68,27 @@ def load_arrays(
     "All pictures of a small set, which have one size. Raises `CourseError` for a set that cannot be loaded"
     path = Path(path)
     if path.is_dir() and (images:=first(path.rglob('train-images-idx3-ubyte.gz'))):
-        def read(name): return torch.tensor(_idx(images.with_name(f'{name}-ubyte.gz')))
-        return (read('train-images-idx3')[:,None], read('train-labels-idx1').long(),
-                read('t10k-images-idx3')[:,None], read('t10k-labels-idx1').long(), FashionMNIST.classes)
-    found = _images_by_split(path)
-    splits = [found.get('train'), found.get('test') or found.get('val')]
-    if not all(splits):
+        train,val = _mnist(images, 'train'),_mnist(images, 't10k')
+        if train[0].shape[1:]!=val[0].shape[1:]:
+            raise CourseError(f"{images} holds pictures of another size than those of t10k: fetch both again")
+        return *train, *val, FashionMNIST.classes
+    top,files,folders,opener = _images(path)
+    found = {o: by_class(top/o, [f for f in files if f.is_relative_to(top/o)]) for o in ('train','test','val')}
+    name = 'test' if found['test'] else 'val'
+    if not (found['train'] and found[name]):
         raise CourseError(f"{path}: no images in train/<class>/ and test/<class>/ (or val/); put them in that layout")
-    vocab = sorted({c for c,*_ in splits[0]})
-    if extra:={c for c,*_ in splits[1]} - set(vocab):
-        raise CourseError(f"{path}: no photos in train for {', '.join(sorted(extra))}; add some, or remove the others")
-    res,shape = [],None
-    for files in splits:
-        xs = [_pixels(opener, grey, path/name) for _,name,opener in files]
-        shape = shape or xs[0].shape
-        if odd:=[name for (_,name,_),x in zip(files, xs) if x.shape!=shape]:
-            raise CourseError(f"{path/odd[0]} differs from the others, and all must have one size: resize or remove it")
-        res += [torch.from_numpy(np.stack(xs)), torch.tensor([vocab.index(c) for c,*_ in files])]
+    if name=='test' and found['val']:
+        n = sum(map(len, found['val'].values()))
+        print(f"{n} photos in {top/'val'} are left out: those in test/ judge the network")
+    check_classes(top, found['train'], found[name], folders, name)
+    vocab,res,shape = list(found['train']),[],None
+    for split in (found['train'],found[name]):
+        xs = {f: _pixels(opener(f), grey, f) for fs in split.values() for f in fs}
+        shape = shape or first(xs.values()).shape
+        if odd:=first(f for f,x in xs.items() if x.shape!=shape):
+            raise CourseError(f"{odd} differs from the others, and all must have one size: resize or remove it")
+        labels = [vocab.index(c) for c,fs in split.items() for _ in fs]
+        res += [torch.from_numpy(np.stack([*xs.values()])), torch.tensor(labels)]
     return *res, vocab
 
 # %% ../../nbs/kit/arrays.ipynb #41c85c82
@@ -134,10 +154,22 @@ class PicturesDL(TfmdDL):
     def retain(self, res, b): return res
 
 # %% ../../nbs/kit/arrays.ipynb #918a9132
+def _listed(given):
+    "One photo or several, in whatever they are given: a list, a column, an array. Raises `CourseError` for none"
+    if isinstance(given, pd.DataFrame): raise CourseError("a table is no list of photos: give its column of paths")
+    one = isinstance(given, (str,Path,bytes,bytearray,memoryview,io.IOBase)) or not is_iter(given)
+    if isinstance(given, Tensor): one = given.ndim<4
+    elif isinstance(given, np.ndarray):
+        if given.dtype.kind in 'OUS': given = given.ravel()   # of paths
+        one = given.ndim==2 or given.ndim==3 and given.shape[2]<5
+    res = [given] if one else list(given)
+    if not res: raise CourseError("no photos are given: give one or more")
+    return L(res)
+
 class PhotoLoaders(DataLoaders):
     "`DataLoaders` whose data sets have a method `of`, for the photos that `predict` and others of fastai's tools bring"
     def test_dl(self, test_items, rm_type_tfms=None, with_labels=False, **kwargs):
-        return self.valid.new(self.valid_ds.of(L(test_items), with_labels), **kwargs)
+        return self.valid.new(self.valid_ds.of(_listed(test_items), with_labels), **kwargs)
 
 # %% ../../nbs/kit/arrays.ipynb #a9e83dc5
 def array_dls(
@@ -149,8 +181,7 @@ def array_dls(
     "`DataLoaders` of images that are in memory. Raises `CourseError` for batches of one"
     x_train,y_train,x_val,y_val,classes = arrays
     vocab = CategoryMap(classes, sort=False)   # of a list, fastai takes the last for `c`
-    bs = min(bs, len(x_train))
-    check_batch(bs)
+    bs = check_batch(min(check_batch(bs), len(x_train)))
     def loader(x, y, split_idx, **kwargs):
         return PicturesDL(Pictures(x, y, vocab, split_idx), num_workers=0, device=default_device(),
                           after_batch=[IntToFloatTensor(),*tfms], **kwargs)

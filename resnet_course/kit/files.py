@@ -4,19 +4,20 @@
 
 # %% auto #0
 __all__ = ['CourseError', 'first_line', 'testing', 'write_whole', 'save_json', 'load_json', 'check_name', 'shared_memory',
-           'check_batch']
+           'check_size', 'check_batch']
 
 # %% ../../nbs/kit/files.ipynb #1d4cdcf3
-import difflib, json, math, multiprocessing, numbers, os, re, shutil, sys, time
+import difflib, json, math, multiprocessing, operator, os, re, secrets, shutil, sys, time
 from contextlib import contextmanager
 from pathlib import Path
 
 # %% ../../nbs/kit/files.ipynb #cae797c0
 class CourseError(Exception):
     "Something that a user can mend: its text is one line that names the thing and the way out"
-    def __str__(self):
-        # A DataLoader worker wraps the text in its stack trace; the line that matters is the last.
-        return re.sub(r'^[\w.]*CourseError: ', '', super().__str__().strip().splitlines()[-1].strip())
+    def __init__(self, text=''):
+        if re.match(r'Caught CourseError in .*\nOriginal Traceback', text):   # by a DataLoader's worker
+            text = re.sub(r'^[\w.]*CourseError: ', '', text.strip().split('\n')[-1])
+        super().__init__(' '.join(text.splitlines()))   # a name may hold line breaks
 
 def first_line(e:BaseException) -> str:
     "The first line of what `e` says, or its kind if it says nothing"
@@ -33,9 +34,9 @@ def write_whole(path:Path, mode='w'):
     "A file to write. It takes its place at `path` only when it is complete: written beside it, then renamed"
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.with_name(f'.{path.name}-{os.getpid()}')
+    tmp = path.with_name(f'.{path.name}-{os.getpid()}-{secrets.token_hex(4)}')   # containers number processes alike
     try:
-        with open(tmp, mode, encoding=None if 'b' in mode else 'utf-8') as f:
+        with open(tmp, mode.replace('w','x'), encoding=None if 'b' in mode else 'utf-8') as f:
             yield f
             f.flush()
             os.fsync(f.fileno())   # on the disk before it has its name, whatever happens to the power
@@ -77,7 +78,18 @@ def shared_memory() -> float:
     except (OSError, ImportError): return 0
 
 # %% ../../nbs/kit/files.ipynb #25a960f5
-def check_batch(bs:int):
-    "Raises `CourseError` unless `bs` is a whole number of two or more"
-    if not isinstance(bs, numbers.Integral) or bs<2:
-        raise CourseError(f"a batch of {bs}: batch norm wants 2 photos or more; use bs=2 or more")
+def _whole(n):
+    "The whole number `n`, NumPy's too, as an `int`; -1 for anything else"
+    try: return -1 if isinstance(n, bool) else operator.index(n)
+    except TypeError: return -1
+
+def check_size(what:str, n, least:int=1) -> int:
+    "`n` as an `int`. Raises `CourseError`, which calls it `what`, unless it is a whole number of `least` or more"
+    if (res:=_whole(n))<least: raise CourseError(f"{what}={n!r}: give a whole number, {least} or more")
+    return res
+
+def check_batch(bs) -> int:
+    "`bs` as an `int`. Raises `CourseError` unless it is a whole number of two or more"
+    if (res:=_whole(bs))<2:
+        raise CourseError(f"a batch of {bs!r}: batch norm wants 2 photos or more; use a whole number, bs=2 or more")
+    return res

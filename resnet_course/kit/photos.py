@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['photo_suffixes', 'read_photo', 'Photo', 'check_folder', 'photo_files', 'broken_images', 'decode_photo',
-           'resize_photo', 'load_photo', 'class_of', 'photos_by_class', 'sample_card', 'data_name', 'fingerprint',
-           'data_card']
+           'resize_photo', 'load_photo', 'class_of', 'check_classes', 'by_class', 'photos_by_class', 'sample_card',
+           'data_name', 'fingerprint', 'data_card']
 
 # %% ../../nbs/kit/photos.ipynb #63918470
 import difflib, errno, unicodedata
@@ -16,17 +16,19 @@ from fastai.vision.all import *
 from .files import CourseError, first_line
 
 # %% ../../nbs/kit/photos.ipynb #dad922fa
-def _to_bytes(x:np.ndarray, bits=None) -> np.ndarray:
-    "The values `x`, of so many `bits`, as 8-bit ones. Raises `ValueError` if nothing says which value is white"
+_darkest = 4095   # 16-bit values up to here may as well be of 8, 10 or 12 bits
+
+def _to_bytes(x:np.ndarray, white=None) -> np.ndarray:
+    "The values `x`, of which one may be known to be `white`, as 8-bit ones. Raises `ValueError` if nothing says which"
     if x.dtype==np.uint8: return x
     if x.dtype==bool: return x*np.uint8(255)
     if x.dtype.kind not in 'iuf' or not x.size: raise ValueError(f'{x.size} values of the type {x.dtype}')
-    low,high,white = x.min(),x.max(),None
+    low,high = x.min(),x.max()
     if not 0<=low<=high<np.inf: raise ValueError(f'its values run from {low:g} to {high:g}, not up from 0: save it with 8 bits')
 
-    if x.dtype.kind=='u' and x.itemsize==2: bits = bits or 16
-    if bits: white = 2**bits-1
+    if white: pass
     elif high==0 or high<=1 and x.dtype.kind=='f': white = 1
+    elif x.dtype.kind=='u' and x.itemsize==2: white = 65535 if high>_darkest else None
     else: white = first(o for o in (255,65535) if o/2<high<=o)   # this value needs all 8 bits, or all 16
     if white is None: raise ValueError(f'its values run from {low:g} to {high:g}: which is white? save it with 8 bits')
     return (x.astype(np.float32)*(255/white)).round().clip(0,255).astype(np.uint8)
@@ -42,10 +44,12 @@ def _from_array(x) -> Image.Image:
     return Image.fromarray(_to_bytes(x))
 
 # %% ../../nbs/kit/photos.ipynb #96a0e353
-def _bits(im:Image.Image):
-    "How many bits each value of `im` has, if that is known and no 8"
-    if im.mode.startswith('I;16'): return getattr(im, 'tag_v2', {}).get(258, (16,))[0]   # a TIFF may have 12
-    if im.mode=='I' and im.format in ('PNG','PPM'): return 16   # so did older Pillows open these
+def _white(im:Image.Image):
+    "The value that is white in `im`, if a TIFF says it: by fewer bits than 16, or as the largest that they could hold"
+    tags = getattr(im, 'tag_v2', {})
+    bits,most = (first(listify(tags.get(o))) for o in (258,281))
+    if bits and 8<bits<16: return 2**bits-1
+    if bits==16 and most and most&most+1==0 and im.getextrema()[-1]<=most: return most
 
 _turns = {2:'FLIP_LEFT_RIGHT', 3:'ROTATE_180', 4:'FLIP_TOP_BOTTOM', 5:'TRANSPOSE', 6:'ROTATE_270', 7:'TRANSVERSE',
           8:'ROTATE_90'}
@@ -56,14 +60,19 @@ def _turn(im:Image.Image):
 
 def _upright(im:Image.Image) -> Image.Image:
     "An upright 8-bit RGB copy of `im`, without tags"
+    deep = ';16' in str(getattr(im, 'tile', ''))   # of colours with 16 bits Pillow keeps the upper 8
     im.load()   # here Pillow turns a TIFF
     turn,res = None if im.format=='TIFF' else _turn(im), im
     if im.mode[0] in 'IF':
-        x = _to_bytes(np.asarray(im), _bits(im))
+        x = np.asarray(im)
+        if im.mode=='I' and im.format in ('PNG','PPM'): x = x.astype(np.uint16)   # so did older Pillows open these
+        x = _to_bytes(x, _white(im))
         res = Image.fromarray(255-x if getattr(im, 'tag_v2', {}).get(262)==0 else x)   # a TIFF whose 0 is white
     if res.mode=='P' and 'transparency' in res.info: res = res.convert('RGBA')   # straight to RGB, Pillow may warn
     if res.mode[-1]=='a': res = res.convert(res.mode.upper())   # colours that are multiplied with the opacity
     res = res.convert('RGB')
+    if deep and im.mode[0] not in 'IF' and max(o[1] for o in res.getextrema())<=_darkest>>8:
+        raise ValueError(f'its 16-bit values end at {_darkest} or below: which is white? save it with 8 bits')
     res.info = {}
     return res if turn is None else res.transpose(turn)
 
@@ -105,7 +114,7 @@ def read_photo(
 class Photo(PILImage):
     "A `PILImage` of what `read_photo` reads: upright, with 8 bits, and named if it cannot be read"
     @classmethod
-    def create(cls, fn:Path|str|bytes|np.ndarray|Tensor|Image.Image, **kwargs): return cls(read_photo(fn))
+    def create(cls, fn:object, **kwargs): return cls(read_photo(fn))
 
 # %% ../../nbs/kit/photos.ipynb #f72ceda9
 photo_suffixes = frozenset("""
@@ -205,29 +214,52 @@ def class_of(file:Path) -> str:
     "The class of a photo: its folder's name, in the spelling (NFC) in which an `ä` is one character"
     return unicodedata.normalize('NFC', Path(file).parent.name)
 
-def _visible(name): return ' '.join(''.join(o for o in name if unicodedata.category(o)!='Cf').split())
+_blank = re.compile('[\u034f\u115f\u1160\u2800\ufe00-\ufe0f\U000e0100-\U000e01ef]')   # no letters, and nothing to see
 
-def _check_classes(path, train, val):
-    "Raises `CourseError` for too few classes, and for such that look the same or are in `val` alone"
+def _visible(name):
+    "What is seen of `name`, so that two that look the same are equal"
+    name = _blank.sub('', unicodedata.normalize('NFKC', name))
+    return ' '.join(''.join(o for o in name if o.isspace() or unicodedata.category(o) not in ('Cf','Cc')).split())
+
+# %% ../../nbs/kit/photos.ipynb #5c6a1e0d
+def check_classes(
+    path:Path, # holds train/ and the folder called `name`
+    train:dict, # {class: files}, and so is `val`
+    val:dict,
+    folders, # those in train/
+    name='val', # of the folder to validate on
+):
+    "Says which folders are no class. Raises `CourseError` for too few, and such that look the same or are in `val` alone"
+    for folder in sorted(folders):
+        if (c:=class_of(folder/'photo')) in train: continue
+        if c in val:
+            raise CourseError(f"{folder} holds no photos, and {path/name/c} does; add some, or remove it from {name}")
+        print(f"{folder} holds no photos, so it is no class")
     if len(train)<2:
         raise CourseError(f"{path/'train'}: only one class ({first(train)}); a classifier needs two or more: add some")
-    for names in groupby(train, _visible).values():
+    seen = groupby(train, _visible)
+    for names in seen.values():
         if len(names)>1:
             raise CourseError(f"{path/'train'}: {' and '.join(map(ascii, names))} look the same; rename or merge them")
     extra = [c for c in val if c not in train]
+    alone = {o.casefold():o for o in train if o not in val}
     for c in extra:
-        if near:=difflib.get_close_matches(c, [o for o in train if o not in val], 1):
-            raise CourseError(f"{path/'val'}: no folder in train for {ascii(c)}, but one for {ascii(near[0])}; "
+        near = seen.get(_visible(c)) or [alone[o] for o in difflib.get_close_matches(c.casefold(), alone, 1)]
+        if near:
+            raise CourseError(f"{path/name}: no folder in train for {ascii(c)}, but one for {ascii(near[0])}; "
                               "if they are one class, rename one of them")
     if extra:
-        raise CourseError(f"{path/'val'}: no folder in train for {', '.join(extra)}; "
-                          "add photos there or remove these from val")
+        raise CourseError(f"{path/name}: no folder in train for {', '.join(ascii(o)[1:-1] for o in extra)}; "
+                          f"add photos there or remove these from {name}")
 
 # %% ../../nbs/kit/photos.ipynb #0186e09b
-def _photos_of_split(path, split):
-    "The photos in `split`/<class>/ as {class: files}. Says what is left out"
-    if not os.path.lexists(path/split): return {}
-    here,deep = partition(photo_files(path/split, None), lambda f: f.parent.parent==path/split)
+def by_class(
+    folder:Path, # holds a folder for each class
+    files, # all those under it
+) -> dict: # {class: photos}, sorted
+    "The photos in a training or validation folder. Says what is left out"
+    split = folder.name
+    here,deep = partition(files, lambda f: f.parent.parent==folder)
     photos,other = partition(here, lambda f: f.suffix.lower() in photo_suffixes)
     deep = [f for f in deep if f.suffix.lower() in photo_suffixes]
     if deep: print(f"{len(deep)} photos are left out: they are not directly in {split}/<class>/, such as {deep[0]}")
@@ -240,17 +272,13 @@ def photos_by_class(
     "The image files to train and to validate on. Raises `CourseError` for a folder that cannot be trained on"
     path,layout = Path(path),'train/<class>/ and val/<class>/'
     check_folder(path)
-    found = {split: _photos_of_split(path, split) for split in ('train','val')}
+    found = {o: by_class(path/o, photo_files(path/o, None)) if os.path.lexists(path/o) else {} for o in ('train','val')}
     if not any(found.values()): raise CourseError(f"{path}: no images in {layout}; put them in that layout")
     for split in ('train','val'):
         if not found[split]:
             raise CourseError(f"{path}: no images in {split}/<class>/; add some there, as the layout is {layout}")
-    for folder in sorted(o for o in (path/'train').iterdir() if o.is_dir() and not o.name.startswith('.')):
-        c = class_of(folder/'photo')
-        if c in found['val'] and c not in found['train']:
-            raise CourseError(f"{folder} holds no photos, and {path/'val'/c} does; add some, or remove it from val")
-        if c not in found['train']: print(f"{folder} holds no photos, so it is no class")
-    _check_classes(path, **found)
+    folders = [o for o in (path/'train').iterdir() if o.is_dir() and not o.name.startswith('.')]
+    check_classes(path, **found, folders=folders)
     return found
 
 # %% ../../nbs/kit/photos.ipynb #b66b19bc

@@ -12,7 +12,7 @@ from math import cos, pi, sin
 from PIL import ImageDraw
 from fastai.vision.all import *
 from concurrent.futures import ProcessPoolExecutor   # after fastai, which has another
-from .files import CourseError
+from .files import check_size, CourseError
 
 # %% ../../nbs/kit/sample.ipynb #560c02a4
 def _polar(r, angle):
@@ -157,6 +157,7 @@ def make_sample(
 ) -> Path: # `dest`, in Imagenette's layout, with its settings in `sample.json`
     "Draw the sample set, all of it or nothing, unless it is there. Raises `CourseError` for no room, or another set"
     dest,card = Path(dest),dict(n_train=n_train, n_val=n_val, size=size, seed=seed)
+    card = {k: check_size(k, v, int(k=='size')) for k,v in card.items()}
     def there():
         if not dest.exists(): return False
         if (dest/'sample.json').exists() and json.loads((dest/'sample.json').read_text())==card: return True
