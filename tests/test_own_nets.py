@@ -6,6 +6,7 @@ from fastai.vision.all import *
 from resnet_course import recipe as lesson
 from resnet_course.data import batch_for, get_data, run_settings
 from resnet_course.fcn import get_fcn
+from resnet_course.resnet import resnet18
 from resnet_course.ingredients import Averaged
 from resnet_course.kit.files import load_json
 from resnet_course.recipe import (epoch_sizes, load_trained, Recipe, recipe, recipe_data, recipe_net, recipes, save_weights,
@@ -147,6 +148,27 @@ def test_an_average_of_tied_weights(make):
         keep = min(.5, (2+i)/(11+i))
         for k,o in net.net.state_dict().items(): free[k] = free[k].lerp(o, 1-keep) if o.is_floating_point() else o.clone()
     for k,o in net.average.state_dict().items(): assert torch.allclose(o, free[k]), k
+
+# --- what is trained --------------------------------------------------------------------------------------------
+def grown(change):
+    net = resnet18(4)
+    change(net)
+    return net
+def in_front_of_the_head(net): net.head = nn.Sequential(nn.Dropout(.1), net.head)
+def a_weight_in_both(net): net.add_module('more', nn.Linear(4,4)); net.stage1[0].more = net.more
+def a_weight_of_its_own(net): net.scale = nn.Parameter(torch.ones(1))
+changes = dict(none=noop, layer=lambda n: n.append(nn.Linear(4,2)), nothing=lambda n: n.append(nn.Identity()), two=lambda n:
+    n.extend([nn.ReLU(), nn.Linear(4,2)]), head=in_front_of_the_head, both=a_weight_in_both, own=a_weight_of_its_own)
+
+@pytest.mark.parametrize('name', changes)
+def test_a_resnet_s_groups_are_all_that_is_trained(name):
+    "Whatever is appended: each parameter in one group, once; what follows the head is with it"
+    net = grown(changes[name])
+    body,head = net.param_groups()
+    assert sorted(map(id, [*body, *head]))==sorted(map(id, net.parameters()))
+    at = list(net._modules).index('head')
+    assert {*map(id, head)}=={id(p) for m in list(net._modules.values())[at:] for p in m.parameters()}
+    assert net.body(torch.zeros(2,3,64,64)).shape==(2,512,2,2)
 
 # --- refused before a photo is read -----------------------------------------------------------------------------
 class Stateful(nn.Linear):
