@@ -7,10 +7,11 @@ from resnet_course import recipe as lesson
 from resnet_course.data import batch_for, get_data, run_settings
 from resnet_course.fcn import get_fcn
 from resnet_course.resnet import resnet18
-from resnet_course.ingredients import Averaged
+from resnet_course.ingredients import Averaged, EMA, kept
 from resnet_course.kit.files import load_json
 from resnet_course.recipe import (epoch_sizes, load_trained, Recipe, recipe, recipe_data, recipe_net, recipes, save_weights,
                                   suited, train, Trained)
+from resnet_course.training import get_learner
 from conftest import CtrlC, one_line, photo_set
 
 base = Recipe('test', model='fcn', epochs=1, size=32, presize=40, bs=8, min_scale=.6)
@@ -148,6 +149,72 @@ def test_an_average_of_tied_weights(make):
         keep = min(.5, (2+i)/(11+i))
         for k,o in net.net.state_dict().items(): free[k] = free[k].lerp(o, 1-keep) if o.is_floating_point() else o.clone()
     for k,o in net.average.state_dict().items(): assert torch.allclose(o, free[k]), k
+
+# --- the average ------------------------------------------------------------------------------------------------
+def copies_as_state(n):
+    net = relu(n)
+    net._register_state_dict_hook(lambda m,state,*_: state.update({k:o.clone() for k,o in state.items()}))
+    return net
+class OnItsDevice(nn.Module):
+    def __init__(self, n): super().__init__(); self.net = relu(n)
+    def forward(self, x): return self.net(x.to(next(self.parameters()).device))
+def old_weight_norm(n):
+    net = relu(n)
+    nn.utils.weight_norm(net[-1])
+    return net
+class Complex(nn.Module):
+    def __init__(self, n): super().__init__(); self.net,self.turn = relu(n),nn.Parameter(torch.randn(n, dtype=torch.cfloat))
+    def forward(self, x): return (self.net(x)*self.turn).real
+
+def shaken(net):
+    "As a step of an optimiser would leave it"
+    for p in net.parameters(): p.data.add_(torch.randn_like(p), alpha=.1)
+
+averaged_nets = [a_module_twice, one_weight_in_two_layers, copies_as_state, OnItsDevice, old_weight_norm, Complex, attention]
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('make', averaged_nets)
+def test_the_average_of_any_net(make):
+    "Moves as the rule says, speaks in eval mode, and is neither counted nor trained"
+    torch.manual_seed(0)
+    net,x = Averaged(make(2), .5, every=2),torch.randn(2,3,32,32)
+    was = [p.detach().clone() for p in net.average.parameters()]
+    net(x).sum()
+    for _ in range(2): shaken(net.net); net.update()
+    keep = (3/12)**2
+    for a,b,p in zip(net.average.parameters(), was, net.net.parameters(), strict=True):
+        torch.testing.assert_close(a, keep*b + (1-keep)*p.detach())
+    with torch.no_grad(): torch.testing.assert_close(kept(net).eval()(x), net.eval()(x))
+    assert [*map(id, net.parameters())]==[*map(id, net.net.parameters())]
+    assert total_params(net)[0]==sum(p.numel() for p in make(2).parameters())
+    assert not any(p.requires_grad for p in net.average.parameters())
+
+@pytest.mark.parametrize('epochs, steps', [(1,1), (1,4), (3,1), (2,3), (1,7), (2,5)])
+def test_the_average_ends_with_the_last_step(epochs, steps):
+    "However few there were; what was due after five, and ten, is as it always was"
+    xs = torch.randn(8*steps, 4)
+    dl = DataLoader(list(zip(xs, torch.zeros(len(xs), dtype=torch.long))), bs=8)
+    seen,states = [],[]
+    class Look(Callback):
+        order = 10
+        def before_fit(self): states.append(self.model.net[0].weight.detach().clone())
+        def after_step(self): states.append(self.model.net[0].weight.detach().clone())
+        def before_validate(self): seen.append((int(self.model.steps), self.model.average[0].weight.clone()))
+    learn = get_learner(DataLoaders(dl, dl), Averaged(nn.Sequential(nn.Linear(4,2)), .9), 'fp32', cbs=[EMA(), Look()])
+    with learn.no_bar(), learn.no_logging(): learn.fit(epochs, .1)
+    expected,last,total = states[0],0,epochs*steps
+    for n in range(1, total+1):
+        if n%5==0 or n==total or n%steps==0 and n<5:
+            expected = states[n].lerp(expected, min(.9, (1+n)/(10+n))**(n-last))
+            last = n
+        if n%steps==0: torch.testing.assert_close(seen[n//steps-1][1], expected)
+    assert len(seen)==epochs and seen[-1][0]==total
+
+def test_an_averaged_resnet_has_its_groups():
+    net = resnet18(3)
+    assert [[*map(id, o)] for o in Averaged(net, .9).param_groups()]==[[*map(id, o)] for o in net.param_groups()]
+    learn = get_learner(None, Averaged(relu(2), .9), 'fp32')
+    learn.create_opt()
+    assert len(learn.opt.param_lists)==1
 
 # --- what is trained --------------------------------------------------------------------------------------------
 def grown(change):
