@@ -155,9 +155,11 @@ def with_activation(
     net:nn.Module, # of the course's layers
     act, # called without arguments to a module
 ) -> nn.Module: # `net`, changed in place
-    "An `act` in the place of each ReLU, those after a block's sum included"
+    "An `act` in the place of each ReLU, those after a block's sum included; not in a `forward` of your own"
+    swapped = {}   # a layer that is used twice stays one
     for m in list(net.modules()):
-        for name,child in m.named_children():
-            if isinstance(child, nn.ReLU): setattr(m, name, act())
-            elif isinstance(child, ResBlock): setattr(m, name, ActBlock(child, act()))
+        for name,child in list(m._modules.items()):
+            forward = getattr(type(child), 'forward', None)
+            if forward is nn.ReLU.forward: m._modules[name] = swapped.setdefault(child, act())
+            elif forward is ResBlock.forward: m._modules[name] = swapped.setdefault(child, ActBlock(child, act()))
     return net
