@@ -104,6 +104,7 @@ def kept(model:nn.Module) -> nn.Module:
     net.load_state_dict(model.average.state_dict())
     return net
 
+# %% ../nbs/14_ingredients.ipynb #5e2a90c1
 class EMA(Callback):
     "Keeps the average of an `Averaged` model up to date: of the last epoch, and of the first few steps, each step"
     def after_step(self): self.model.update()
