@@ -97,6 +97,7 @@ class Averaged(nn.Module):
             if o.is_floating_point() or o.is_complex(): o.lerp_(new[k], 1-keep)
             else: o.copy_(new[k])
 
+# %% ../nbs/14_ingredients.ipynb #c3d81f27
 def kept(model:nn.Module) -> nn.Module:
     "The net that evaluation uses: of an `Averaged` the average, as an ordinary net; any other `model` is its own"
     if not isinstance(model, Averaged): return model
