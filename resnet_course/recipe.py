@@ -165,7 +165,7 @@ def recipe_learner(
     precision:str=None, # as in `fast_learner`
 ) -> Learner:
     "A `Learner` that does as the recipe says"
-    set_seed(seed)
+    set_seed(int(seed))
     dls = recipe_data(path, r, seed)
     net,cbs = recipe_net(r, dls.c, model),[]
     if r.ema: net = Averaged(net, r.ema); cbs.append(EMA())

@@ -292,6 +292,11 @@ def test_numpy_s_numbers_are_numbers():
     r = replace(base, epochs=np.int64(3), lr=np.float32(.5), ema=0)
     assert json.loads(json.dumps(asdict(r)))==asdict(r) and (r.epochs,r.lr)==(3,.5)
 
+def test_a_seed_of_numpy_s(odd):
+    "Is the same seed"
+    def weights(seed): return [o.tolist() for o in lesson.recipe_learner(odd, base, seed, precision='fp32').model.parameters()]
+    assert weights(np.int64(3))==weights(np.uint8(3))==weights(3)
+
 @pytest.mark.parametrize('name', [None, 5, 'tin', dict(name='tiny')], ids=str)
 def test_no_such_recipe(name):
     with pytest.raises(Exception) as e: recipe(name)
