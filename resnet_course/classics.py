@@ -177,6 +177,8 @@ def to_timm(
 ) -> dict: # from names to tensors
     """The state dict of `model` under timm's names; that of `resnet50()` fits `timm.create_model('resnet50d')`. Raises
     `CourseError` for a net that is not timm's, by its entries or by what it does"""
+    if not isinstance(model, nn.Module): raise CourseError(f"{type(model).__name__}: pass a net, such as `resnet18(10)`")
+    if hasattr(model, 'average'): raise CourseError("a net and its average are two nets: pass the average, `kept(model)`")
     weights = {timm_name(k):o.contiguous() for k,o in model.state_dict().items()}   # safetensors wants them contiguous
     with torch.random.fork_rng(devices=[]), torch.device('cpu'):
         torch.manual_seed(0)
@@ -187,13 +189,29 @@ def to_timm(
 
 # %% ../nbs/08_classics.ipynb #bb2194bc
 _timm_names = r'resnet(18|34|50|101|152)d(\.\w+)?'
+_without_effect = {'num_classes','in_chans','drop_rate','drop_path_rate','drop_block_rate','zero_init_last'}
+def _check_config(file):
+    "Raises `CourseError` where the config.json beside `file`, as timm's own folders have it, tells of another net"
+    config = Path(file).with_name('config.json')
+    try: about = load_json(config)
+    except (CourseError, OSError): about = dict(architecture=config)
+    kind,args = about.get('architecture') or 'resnet18d', about.get('model_args') or {}
+    if not isinstance(kind, str) or not isinstance(args, dict):
+        raise CourseError(f"{config} is no config.json of timm's: mend it, or take {file} to another folder")
+    if not re.fullmatch(_timm_names, kind):
+        raise CourseError(f"{file} is of timm's {kind}, as the config.json beside it says, and that is not of resnet*d")
+    usual = dict(global_pool='avg', act_layer='relu', output_stride=32)
+    for k,v in [*args.items(), ('global_pool', about.get('global_pool') or 'avg')]:
+        if k not in _without_effect and (k not in usual or v!=usual[k]):
+            raise CourseError(f"{file} is of a net with {k}={v!r}, as the config.json beside it says: "
+                              "the course has timm's resnet*d only as they are by default")
+
 def _timm_weights(name) -> dict:
     "The state dict behind a file or one of timm's names. Raises `CourseError` where there is none"
     if str(name).endswith('.safetensors'):
-        kind = load_json(Path(name).with_name('config.json')).get('architecture')   # timm's own folders say it
-        if kind and not re.fullmatch(_timm_names, kind):
-            raise CourseError(f"{name} is of timm's {kind}, as the config.json beside it says, and that is not of resnet*d")
+        _check_config(name)
         try: return load_file(name)
+        except FileNotFoundError: raise CourseError(f"{name}: no such file") from None
         except (OSError, SafetensorError) as e:
             raise CourseError(f"{name} is not a complete safetensors file ({e}): download or save it again") from None
     if not re.fullmatch(_timm_names, str(name)):
@@ -211,7 +229,10 @@ def from_timm(
     name, # timm's pretrained 'resnet50d', or 'resnet50d.ra2_in1k', and so on; or a .safetensors file of such weights
     n_out:int=None, # classes; another number than the weights' gives a fresh head
 ) -> ResNet:
-    "The course's net with timm's weights. Raises `CourseError` if there are none, or they are of another net"
+    """The course's net with timm's weights. Raises `CourseError` if there are none, or they are of another net; but a file
+    without a config.json beside it tells only names and shapes, and resnetaa50d has those of resnet50d"""
+    if n_out is not None and (isinstance(n_out, bool) or not isinstance(n_out, (int,np.integer)) or n_out<1):
+        raise CourseError(f"n_out {n_out!r}: it is a number of classes, 1 or more")
     weights = _timm_weights(name)
     have = {k:tuple(o.shape) for k,o in weights.items()}
     model = _net_of(have)

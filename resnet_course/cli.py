@@ -241,7 +241,7 @@ def _recipe_run(rec, file, path, out, resume, precision):
     from resnet_course import recipe as lesson
     r = lesson.recipe_from(rec['settings'], file)
     check_name('model', rec['model'], lesson.course_nets)
-    return partial(lesson.train, path, r, seed=rec['seed'], out=out, resume=resume, precision=precision)
+    return partial(lesson.train, path, r, seed=rec['seed'], out=out, resume=resume, precision=precision, suit=False)
 
 @app.command()
 def reproduce(

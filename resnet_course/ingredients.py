@@ -7,7 +7,9 @@ __all__ = ['AlternatingCrops', 'EpochPlan', 'orthogonal', 'muon_step', 'muon', '
            'pool_not_stride', 'max_blur_pool', 'pool_shortcuts', 'ActBlock', 'with_activation']
 
 # %% ../nbs/14_ingredients.ipynb #457efe16
+from itertools import chain
 from fastai.vision.all import *
+from .kit.costs import copied
 from .resblock import ResBlock
 from .loading import PhotoCrops
 
@@ -61,6 +63,8 @@ def muon(params, lr, mom=.95, sqr_mom=.99, eps=1e-5, wd=.01):   # the momentum i
     return Optimizer(params, cbs, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd)
 
 # %% ../nbs/14_ingredients.ipynb #9d4b3c97
+def _tensors(net): return chain(net.named_parameters(), net.named_buffers())   # those of two layers once
+
 class Averaged(nn.Module):
     "`net` in train mode; in eval mode the running average of its weights and batch norm statistics"
     def __init__(self,
@@ -69,35 +73,44 @@ class Averaged(nn.Module):
         every:int=5, # it is brought up to date after so many steps, for all of them at once
     ):
         super().__init__()
-        self.net,self.average,self.decay,self.every = net,deepcopy(net),decay,every
-        self.register_buffer('steps', torch.tensor(0))
-        as_buffer = {p:p.detach() for p in self.average.parameters()}   # saved, but neither trained nor counted
-        for m in self.average.modules():
-            for name in list(m._parameters): m.register_buffer(name, as_buffer.get(m._parameters.pop(name)))
+        self.net,self.average,self.decay,self.every = net,copied(net).requires_grad_(False),decay,every
+        for o in ('steps','seen'): self.register_buffer(o, torch.tensor(0))   # steps that were made; that it has seen
+    def named_parameters(self, prefix='', *args, **kwargs):
+        "Those of the net: the average is saved, but neither trained nor counted"
+        return self.net.named_parameters(f'{prefix}.net'.lstrip('.'), *args, **kwargs)
+    def param_groups(self):
+        "As the net's own"
+        return getattr(type(self.net), 'param_groups', params)(self.net)
     def forward(self, x): return self.net(x) if self.training else self.average(x)
     def extra_repr(self): return f'decay={self.decay}, every={self.every}'
-    @torch.no_grad()
     def update(self):
         "After each step of the optimiser"
         self.steps += 1
-        if self.steps%self.every: return
-        n,new = self.steps.item(),self.net.state_dict(keep_vars=True)
-        keep = min(self.decay, (1+n)/(10+n))**self.every   # TensorFlow's rule, for the first steps
-        old = {o:k for k,o in self.average.state_dict(keep_vars=True).items()}   # one of two layers is there once
-        for o,k in old.items():
-            if o.is_floating_point(): o.lerp_(new[k], 1-keep)
+        if self.steps%self.every==0: self.catch_up()
+    @torch.no_grad()
+    def catch_up(self):
+        "Take in the steps that the average has not seen yet"
+        n,new = self.steps.item(),dict(_tensors(self.net))
+        keep = min(self.decay, (1+n)/(10+n))**(n-self.seen.item())   # TensorFlow's rule, for the first steps
+        self.seen.fill_(n)
+        for k,o in _tensors(self.average):
+            if o.is_floating_point() or o.is_complex(): o.lerp_(new[k], 1-keep)
             else: o.copy_(new[k])
 
+# %% ../nbs/14_ingredients.ipynb #c3d81f27
 def kept(model:nn.Module) -> nn.Module:
     "The net that evaluation uses: of an `Averaged` the average, as an ordinary net; any other `model` is its own"
     if not isinstance(model, Averaged): return model
-    net = deepcopy(model.net)
+    net = copied(model.net)
     net.load_state_dict(model.average.state_dict())
     return net
 
+# %% ../nbs/14_ingredients.ipynb #5e2a90c1
 class EMA(Callback):
-    "Keeps the average of an `Averaged` model up to date"
+    "Keeps the average of an `Averaged` model up to date: of the last epoch, and of the first few steps, each step"
     def after_step(self): self.model.update()
+    def after_train(self):
+        if self.epoch==self.n_epoch-1 or self.model.steps<self.model.every: self.model.catch_up()
 
 # %% ../nbs/14_ingredients.ipynb #caf8c212
 def blur_pool() -> nn.Module: # (bs, c, h, w) to (bs, c, h/2, w/2), odd sides rounded up
@@ -144,9 +157,11 @@ def with_activation(
     net:nn.Module, # of the course's layers
     act, # called without arguments to a module
 ) -> nn.Module: # `net`, changed in place
-    "An `act` in the place of each ReLU, those after a block's sum included"
+    "An `act` in the place of each ReLU, those after a block's sum included; not in a `forward` of your own"
+    swapped = {}   # a layer that is used twice stays one
     for m in list(net.modules()):
-        for name,child in m.named_children():
-            if isinstance(child, nn.ReLU): setattr(m, name, act())
-            elif isinstance(child, ResBlock): setattr(m, name, ActBlock(child, act()))
+        for name,child in list(m._modules.items()):
+            forward = getattr(type(child), 'forward', None)
+            if forward is nn.ReLU.forward: m._modules[name] = swapped.setdefault(child, act())
+            elif forward is ResBlock.forward: m._modules[name] = swapped.setdefault(child, ActBlock(child, act()))
     return net

@@ -9,12 +9,12 @@ __all__ = ['course_nets', 'recipes', 'screen_factors', 'Recipe', 'recipe_from', 
 
 # %% ../nbs/15_recipe.ipynb #feab1dcb
 from safetensors import safe_open, SafetensorError
-from safetensors.torch import load, save
 from fastai.vision.all import *
 from dataclasses import asdict, dataclass, fields, replace   # after fastai, which has another `asdict`
 from .kit.files import check_name, CourseError, first_line, write_whole
-from .kit.identity import check_run, is_lazy, try_out
+from .kit.identity import check_run, is_lazy, net_digest, try_out
 from .kit.photos import data_name, photos_by_class, sample_card
+from .kit.weights import agree, check_net, packed, says
 from .kit.runs import beside, command_line, few_steps, measured_fit, record_file
 from .data import batch_for
 from .training import check_precision
@@ -108,8 +108,10 @@ def _steps_of_16(side): return round(side/16)*16
 
 def resized(r:Recipe, size:int) -> Recipe:
     "`r` for images of another size, its other sizes in proportion"
-    k = size/r.size
-    return replace(r, size=size, presize=round(r.presize*k), start_size=r.start_size and _steps_of_16(r.start_size*k))
+    new = replace(r, size=size, start_size=None)   # which checks the size
+    k,start = new.size/r.size,r.start_size
+    if start: start = new.size if start==r.size else min(max(_steps_of_16(start*k), 16), new.size)
+    return replace(new, presize=max(round(r.presize*k), 1), start_size=start)
 
 def epoch_sizes(r:Recipe) -> list:
     "The side of each epoch's crops: `start_size` for half of them, `size` for the last quarter, steps of 16 between"
@@ -128,9 +130,9 @@ def recipe_net(
     "The recipe's net, with its activation and its pooling"
     check_name('model', r.model, course_nets if model is None else [r.model])
     net = (model or course_nets[r.model])(n_out)
-    for m in list(net.modules()):
-        for name,child in m.named_children():
-            if isinstance(child, nn.MaxPool2d) and not r.stem_pool: setattr(m, name, nn.Identity())
+    if not r.stem_pool:
+        for m in list(getattr(net, 'stem', nn.Sequential()).modules()):
+            m._modules.update({k:nn.Identity() for k,o in m._modules.items() if isinstance(o, nn.MaxPool2d)})
     if pool:=_choices['down'][r.down]: pool_not_stride(net, pool)
     if pool:=_choices['shortcut'][r.shortcut]: pool_shortcuts(net, pool)
     if is_lazy(net): try_out(net, torch.zeros(1, 3, r.size, r.size))
@@ -163,7 +165,7 @@ def recipe_learner(
     precision:str=None, # as in `fast_learner`
 ) -> Learner:
     "A `Learner` that does as the recipe says"
-    set_seed(seed)
+    set_seed(int(seed))
     dls = recipe_data(path, r, seed)
     net,cbs = recipe_net(r, dls.c, model),[]
     if r.ema: net = Averaged(net, r.ema); cbs.append(EMA())
@@ -195,18 +197,13 @@ def recipe(name:str) -> Recipe:
     return recipes[name]
 
 # %% ../nbs/15_recipe.ipynb #7c3305f1
-def _packed(net, about) -> bytes:
-    "As it stands in a file. Tensors that share their memory, such as those of a layer used twice, are written twice"
-    weights = {k:o.detach().to('cpu', copy=True, memory_format=torch.contiguous_format) for k,o in net.state_dict().items()}
-    return save(weights, dict(resnet_course=json.dumps(about)))
-
 def save_weights(
     file:Path, # a .safetensors file, written entirely or not at all
     net:nn.Module,
     **about # what else it says: recipe, classes ...
 ):
     "The net's weights, and beside them in the same file what is needed to use them"
-    with write_whole(file, 'wb') as f: f.write(_packed(net, about))
+    with write_whole(file, 'wb') as f: f.write(packed(net, about))
 
 def predict_view(
     learn:Learner, # from `recipe_learner`
@@ -219,17 +216,12 @@ def predict_view(
     with learn.no_bar(), learn.no_logging(): return learn.get_preds(dl=learn.dls.valid.new(ds))
 
 # %% ../nbs/15_recipe.ipynb #98ed37a6
-def _says(net, r):
-    "What a net says to one noisy picture, always the same: by this its file knows it again"
-    x = torch.randn(1, 3, r.size, r.size, generator=torch.Generator().manual_seed(0))
-    return try_out(net, x)[0].float().tolist()
-
 def _views_and_weights(r, learn, record, file):
     "What is done with a trained net: its weights in a file, and its accuracy in each view, mirrored too"
     mean,std = imagenet_stats
     save_weights(beside(file, '.safetensors'), kept(learn.model), recipe=asdict(r), classes=list(learn.dls.vocab),
         accuracy=record['accuracy'], preprocessing=dict(presize=r.presize, size=r.size, val=r.val, mean=mean, std=std),
-        says=_says(kept(learn.model), r))
+        says=says(kept(learn.model), r.size))
     seen = {val:predict_view(learn, val) for val in _choices['val']}   # only now: the weights are safe
     probs,targs = seen[r.val]
     both = (probs + predict_view(learn, r.val, mirrored=True)[0])/2
@@ -250,18 +242,13 @@ def suited(
                      f"the recipe has {r.bs} and {r.epochs}")
     return new
 
-def _check_net(r, n_out, make):
-    "Raises `CourseError` for a net that cannot be shown the recipe's images, or that cannot be saved and loaded"
-    try:
-        net = recipe_net(r, n_out, make)
-        shapes = {tuple(try_out(net, torch.zeros(2, 3, o, o)).shape) for o in {*epoch_sizes(r)}}
-        recipe_net(r, n_out, make).load_state_dict(load(_packed(net, {})))
-    except CourseError: raise
-    except Exception as e:   # the net is the user's
-        raise CourseError(f"{r.model} cannot be trained with this recipe ({type(e).__name__}: {first_line(e)})") from e
-    if shapes!={(2,n_out)}:
-        raise CourseError(f"{r.model}({n_out}) makes {first(shapes)} of two photos, and should make (2, {n_out}): "
-                          "a score for each class")
+def _check_options(r, n_out, make):
+    "Raises `CourseError` for an option that finds nothing to change in a net of one's own"
+    for k,usual in dict(act='ReLU', down='stride', shortcut='mean', stem_pool=True).items():
+        if not make or getattr(r, k)==usual: continue
+        a,b = (net_digest(recipe_net(o, n_out, make)) for o in (r, replace(r, **{k:usual})))
+        if a==b: raise CourseError(f"{r.model} has nothing that {k}={getattr(r, k)!r} could change: "
+                                   f"pass `replace(recipe, {k}={usual!r})`")
 
 # %% ../nbs/15_recipe.ipynb #4c49aab5
 def train(
@@ -274,6 +261,7 @@ def train(
     out:Path=None, # folder of the record and the weights; None: runs/train-<name of the data>
     resume:bool=False, # keep a finished run, go on from a checkpoint
     precision:str=None, # as in `fast_learner`
+    suit:bool=True, # fit a recipe of the course to a small folder, as `suited` does
 ) -> dict: # the run's record
     "Train a net as a recipe says: a record (JSON) and its weights (safetensors), both named <model>-<recipe>-s<seed>"
     if not isinstance(path, (str,Path)): raise CourseError(f"{type(path).__name__}: pass the path of a folder of photos")
@@ -281,7 +269,7 @@ def train(
     if not isinstance(r, Recipe): raise CourseError(f"{r!r} is not a `Recipe`: pass what `recipe(name)` returns")
     if make and getattr(make, '__name__', '<lambda>')=='<lambda>':
         raise CourseError(f"{type(make).__name__}: no name for the record; pass a function or class that makes the net")
-    name,known = make.__name__ if make else model or r.model,recipes.get(r.name)==r
+    name,known = make.__name__ if make else model or r.model,suit and recipes.get(r.name)==r
     if size is not None: r = resized(r, size)
     r = replace(r, model=name, epochs=r.epochs if epochs is None else epochs)
     found = photos_by_class(path)
@@ -289,7 +277,9 @@ def train(
     file = record_file(out or Path('runs')/f'train-{data_name(path)}', name, r.name, seed)
     check_precision(precision)
     check_run(r.epochs, seed, file.parent)
-    _check_net(r, len(found['train']), make)
+    n_out = len(found['train'])
+    check_net(name, n_out, epoch_sizes(r), partial(recipe_net, r, n_out, make))
+    _check_options(r, n_out, make)
     learn = recipe_learner(path, r, seed, make, precision)
     command = command_line('train', recipe=r.name, model=name, data=data_name(path), epochs=r.epochs, size=r.size,
                            seed=seed, precision=precision)
@@ -338,7 +328,7 @@ class Trained:
 # %% ../nbs/15_recipe.ipynb #67314f7d
 def load_trained(
     file:Path, # the .safetensors file that `train` has made
-    model=None, # function of the number of classes, where the net is not one of the course's
+    model=None, # one of `course_nets`, or the function that made it, where the net is not one of the course's
 ) -> Trained:
     "A trained net, ready to `predict`. Raises `CourseError` for a file that does not hold one"
     try:
@@ -350,13 +340,17 @@ def load_trained(
         raise CourseError(f"{file} holds no net that `resnet_course train` has saved ({type(e).__name__})") from None
     if model is None and r.model not in course_nets:
         raise CourseError(f"{file} holds a net of your own, {r.model}: pass as `model` the function that made it")
-    net = recipe_net(r, len(classes), model)
+    if isinstance(model, str): check_name('model', model, course_nets)
+    elif isinstance(model, nn.Module) or not (model is None or callable(model)):
+        raise CourseError(f"{type(model).__name__}: pass as `model` the function that made the net")
+    name = getattr(model, '__name__', model or r.model)
+    try: net = recipe_net(r, len(classes), course_nets[model] if isinstance(model, str) else model)
+    except Exception as e: raise CourseError(f"{name}({len(classes)}) makes no net ({type(e).__name__}: {first_line(e)})") from e
     try: net.load_state_dict(weights)
     except RuntimeError: same = False
-    else: same = np.allclose(_says(net, r), says:=about.get('says', _says(net, r)), .02, .02*max(map(abs, says)), True)
+    else: same = agree(said:=says(net, r.size), about.get('says', said), .02)
     if not same:
-        raise CourseError(f"{file} holds the weights of another net than {getattr(model, '__name__', r.model)}: pass as "
-                          "`model` the function that made it")
+        raise CourseError(f"{file} holds the weights of another net than {name}: pass as `model` the function that made it")
     return Trained(net, classes, r)
 
 # %% ../nbs/15_recipe.ipynb #3a560045

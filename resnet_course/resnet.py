@@ -54,12 +54,14 @@ def stages(self:ResNet):
 @patch(as_prop=True)
 def body(self:ResNet):
     "All but the head: (bs, c_in, h, w) to the last grid, (bs, 512*expansion, h/32, w/32), rounded up"
-    return self[:-1]
+    return self[:list(self._modules).index('head')]
 
 @patch
 def param_groups(self:ResNet):
-    "Parameters of the body, which `freeze` keeps as they are, and of the head: two lists, the splitter of `get_learner`"
-    return [params(self.body), params(self.head)]
+    """Parameters of the body, which `freeze` keeps as they are, and of the head with all that follows it: two lists, the
+    splitter of `get_learner`. Each parameter is in one of them, once"""
+    head = params(self[list(self._modules).index('head'):])
+    return [[p for p in params(self) if all(p is not o for o in head)], head]
 
 # %% ../nbs/05_resnet.ipynb #f85b7f03
 def resnet18(n_out:int=1000, **kwargs) -> ResNet:

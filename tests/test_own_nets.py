@@ -6,10 +6,14 @@ from fastai.vision.all import *
 from resnet_course import recipe as lesson
 from resnet_course.data import batch_for, get_data, run_settings
 from resnet_course.fcn import get_fcn
-from resnet_course.ingredients import Averaged
+from resnet_course.resnet import resnet18
+from resnet_course.ingredients import Averaged, EMA, kept, with_activation
 from resnet_course.kit.files import load_json
-from resnet_course.recipe import (epoch_sizes, load_trained, Recipe, recipe, recipe_data, recipe_net, recipes, save_weights,
+from resnet_course.kit.weights import check_net
+from resnet_course.resblock import ResBlock
+from resnet_course.recipe import (epoch_sizes, load_trained, Recipe, recipe, recipe_data, recipe_net, recipes, resized, save_weights,
                                   suited, train, Trained)
+from resnet_course.training import get_learner
 from conftest import CtrlC, one_line, photo_set
 
 base = Recipe('test', model='fcn', epochs=1, size=32, presize=40, bs=8, min_scale=.6)
@@ -148,6 +152,93 @@ def test_an_average_of_tied_weights(make):
         for k,o in net.net.state_dict().items(): free[k] = free[k].lerp(o, 1-keep) if o.is_floating_point() else o.clone()
     for k,o in net.average.state_dict().items(): assert torch.allclose(o, free[k]), k
 
+# --- the average ------------------------------------------------------------------------------------------------
+def copies_as_state(n):
+    net = relu(n)
+    net._register_state_dict_hook(lambda m,state,*_: state.update({k:o.clone() for k,o in state.items()}))
+    return net
+class OnItsDevice(nn.Module):
+    def __init__(self, n): super().__init__(); self.net = relu(n)
+    def forward(self, x): return self.net(x.to(next(self.parameters()).device))
+def old_weight_norm(n):
+    net = relu(n)
+    nn.utils.weight_norm(net[-1])
+    return net
+class Complex(nn.Module):
+    def __init__(self, n): super().__init__(); self.net,self.turn = relu(n),nn.Parameter(torch.randn(n, dtype=torch.cfloat))
+    def forward(self, x): return (self.net(x)*self.turn).real
+
+def shaken(net):
+    "As a step of an optimiser would leave it"
+    for p in net.parameters(): p.data.add_(torch.randn_like(p), alpha=.1)
+
+averaged_nets = [a_module_twice, one_weight_in_two_layers, copies_as_state, OnItsDevice, old_weight_norm, Complex, attention]
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('make', averaged_nets)
+def test_the_average_of_any_net(make):
+    "Moves as the rule says, speaks in eval mode, and is neither counted nor trained"
+    torch.manual_seed(0)
+    net,x = Averaged(make(2), .5, every=2),torch.randn(2,3,32,32)
+    was = [p.detach().clone() for p in net.average.parameters()]
+    net(x).sum()
+    for _ in range(2): shaken(net.net); net.update()
+    keep = (3/12)**2
+    for a,b,p in zip(net.average.parameters(), was, net.net.parameters(), strict=True):
+        torch.testing.assert_close(a, keep*b + (1-keep)*p.detach())
+    with torch.no_grad(): torch.testing.assert_close(kept(net).eval()(x), net.eval()(x))
+    assert [*map(id, net.parameters())]==[*map(id, net.net.parameters())]
+    assert total_params(net)[0]==sum(p.numel() for p in make(2).parameters())
+    assert not any(p.requires_grad for p in net.average.parameters())
+
+@pytest.mark.parametrize('epochs, steps', [(1,1), (1,4), (3,1), (2,3), (1,7), (2,5)])
+def test_the_average_ends_with_the_last_step(epochs, steps):
+    "However few there were; what was due after five, and ten, is as it always was"
+    xs = torch.randn(8*steps, 4)
+    dl = DataLoader(list(zip(xs, torch.zeros(len(xs), dtype=torch.long))), bs=8)
+    seen,states = [],[]
+    class Look(Callback):
+        order = 10
+        def before_fit(self): states.append(self.model.net[0].weight.detach().clone())
+        def after_step(self): states.append(self.model.net[0].weight.detach().clone())
+        def before_validate(self): seen.append((int(self.model.steps), self.model.average[0].weight.clone()))
+    learn = get_learner(DataLoaders(dl, dl), Averaged(nn.Sequential(nn.Linear(4,2)), .9), 'fp32', cbs=[EMA(), Look()])
+    with learn.no_bar(), learn.no_logging(): learn.fit(epochs, .1)
+    expected,last,total = states[0],0,epochs*steps
+    for n in range(1, total+1):
+        if n%5==0 or n==total or n%steps==0 and n<5:
+            expected = states[n].lerp(expected, min(.9, (1+n)/(10+n))**(n-last))
+            last = n
+        if n%steps==0: torch.testing.assert_close(seen[n//steps-1][1], expected)
+    assert len(seen)==epochs and seen[-1][0]==total
+
+def test_an_averaged_resnet_has_its_groups():
+    net = resnet18(3)
+    assert [[*map(id, o)] for o in Averaged(net, .9).param_groups()]==[[*map(id, o)] for o in net.param_groups()]
+    learn = get_learner(None, Averaged(relu(2), .9), 'fp32')
+    learn.create_opt()
+    assert len(learn.opt.param_lists)==1
+
+# --- what is trained --------------------------------------------------------------------------------------------
+def grown(change):
+    net = resnet18(4)
+    change(net)
+    return net
+def in_front_of_the_head(net): net.head = nn.Sequential(nn.Dropout(.1), net.head)
+def a_weight_in_both(net): net.add_module('more', nn.Linear(4,4)); net.stage1[0].more = net.more
+def a_weight_of_its_own(net): net.scale = nn.Parameter(torch.ones(1))
+changes = dict(none=noop, layer=lambda n: n.append(nn.Linear(4,2)), nothing=lambda n: n.append(nn.Identity()), two=lambda n:
+    n.extend([nn.ReLU(), nn.Linear(4,2)]), head=in_front_of_the_head, both=a_weight_in_both, own=a_weight_of_its_own)
+
+@pytest.mark.parametrize('name', changes)
+def test_a_resnet_s_groups_are_all_that_is_trained(name):
+    "Whatever is appended: each parameter in one group, once; what follows the head is with it"
+    net = grown(changes[name])
+    body,head = net.param_groups()
+    assert sorted(map(id, [*body, *head]))==sorted(map(id, net.parameters()))
+    at = list(net._modules).index('head')
+    assert {*map(id, head)}=={id(p) for m in list(net._modules.values())[at:] for p in m.parameters()}
+    assert net.body(torch.zeros(2,3,64,64)).shape==(2,512,2,2)
+
 # --- refused before a photo is read -----------------------------------------------------------------------------
 class Stateful(nn.Linear):
     def get_extra_state(self): return dict(more=1)
@@ -200,6 +291,11 @@ def test_a_field_that_will_not_do(change, words):
 def test_numpy_s_numbers_are_numbers():
     r = replace(base, epochs=np.int64(3), lr=np.float32(.5), ema=0)
     assert json.loads(json.dumps(asdict(r)))==asdict(r) and (r.epochs,r.lr)==(3,.5)
+
+def test_a_seed_of_numpy_s(odd):
+    "Is the same seed"
+    def weights(seed): return [o.tolist() for o in lesson.recipe_learner(odd, base, seed, precision='fp32').model.parameters()]
+    assert weights(np.int64(3))==weights(np.uint8(3))==weights(3)
 
 @pytest.mark.parametrize('name', [None, 5, 'tin', dict(name='tiny')], ids=str)
 def test_no_such_recipe(name):
@@ -312,3 +408,182 @@ def test_chapter_14_s_batch_is_fitted_too(n, bs):
     for i in range(n): (Path('set/train')/'ab'[i%2]/f'{i}.jpg').parent.mkdir(parents=True, exist_ok=True); \
                        (Path('set/train')/'ab'[i%2]/f'{i}.jpg').touch()
     assert run_settings(Path('set'))==dict(presize=160, resize=128, bs=bs)
+
+# --- nets that a file would not keep ----------------------------------------------------------------------------
+class Feature(nn.Module):
+    "Means of channels, and what a subclass makes of them"
+    def __init__(self, n): super().__init__(); self.m,self.fc,self.t = nn.Sequential(*relu(8)[:4]),nn.Linear(8,n),1.
+    def forward(self, x): return self.fc(self.of(self.m(x)))
+class DrawnConstant(Feature):
+    def __init__(self, n): super().__init__(n); self.mix = torch.randn(8,8)
+    def of(self, x): return x@self.mix
+class PassingBuffer(Feature):
+    def __init__(self, n): super().__init__(n); self.register_buffer('mix', torch.randn(8,8), persistent=False)
+    def of(self, x): return x@self.mix
+class NumPyConstant(Feature):
+    def __init__(self, n): super().__init__(n); self.mix = np.random.rand()
+    def of(self, x): return x*self.mix
+class ChangingAttribute(Feature):
+    def of(self, x):
+        if self.training: self.t *= .8
+        return x/self.t
+class ChangingBuffer(Feature):
+    def __init__(self, n): super().__init__(n); self.register_buffer('mean', torch.zeros(8), persistent=False)
+    def of(self, x):
+        if self.training: self.mean.copy_(x.detach().mean(0))
+        return x-self.mean
+class HiddenLayer(Feature):
+    def __init__(self, n): super().__init__(n); self.more = [nn.Linear(8,8)]
+    def of(self, x): return self.more[0](x)
+class Dropping(Feature):
+    def of(self, x): return F.dropout(x)
+class Noise(Feature):
+    def of(self, x): return x+torch.randn_like(x)
+class Counting(Feature):
+    def of(self, x): self.t += 1; return x*self.t
+class Auxiliary(Feature):
+    def forward(self, x):
+        said = super().forward(x)
+        return (said,said) if self.training else said
+    def of(self, x): return x
+class Aside(Auxiliary):
+    def forward(self, x): return dict(out=Feature.forward(self, x)) if self.training else Feature.forward(self, x)
+class Wider(Auxiliary):
+    def forward(self, x): return Feature.forward(self, x).repeat(1,1+self.training)
+class BatchStatistics(Feature):
+    def __init__(self, n): super().__init__(n); self.norm = nn.BatchNorm1d(8, track_running_stats=False)
+    def of(self, x): return self.norm(x)
+one_net,one_part = relu(2),nn.Conv2d(3,8,3,2)
+def always_one(n): return one_net
+def shares_a_part(n): return nn.Sequential(one_part, *relu(n)[1:])
+
+not_kept = {'state_dict':[DrawnConstant, PassingBuffer, NumPyConstant, ChangingAttribute, ChangingBuffer, HiddenLayer, Counting],
+            'asked again':[Dropping, Noise], 'in training':[Auxiliary, Aside, Wider], 'anew':[always_one, shares_a_part],
+            'more than 1 value':[BatchStatistics]}
+@pytest.mark.parametrize('why, make', [(k,o) for k,v in not_kept.items() for o in v])
+def test_a_net_that_no_file_would_keep(odd, why, make, monkeypatch):
+    "Is refused before a photo is read; what is drawn for that moves no random state"
+    monkeypatch.setattr(lesson, 'recipe_learner', lambda *_: pytest.fail('photos were read'))
+    with pytest.raises(Exception) as e: train(odd, base, make, out='out')
+    assert one_line(e, make.__name__, why) and not Path('out').exists()
+
+class FixedConstant(Feature):
+    def __init__(self, n): super().__init__(n); self.mix = torch.eye(8)
+    def of(self, x): return x@self.mix
+class KeptBuffer(Feature):
+    def __init__(self, n): super().__init__(n); self.register_buffer('mix', torch.randn(8,8))
+    def of(self, x): return x@self.mix
+class DroppingInTraining(Feature):
+    def of(self, x): return F.dropout(x, training=self.training)
+class NoWeights(nn.Module):
+    def __init__(self, n): super().__init__(); self.n = n
+    def forward(self, x): return x.flatten(1)[:,:self.n]
+def spectral(n): net = relu(n); nn.utils.spectral_norm(net[-1]); return net
+
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('make', [*own_nets, *averaged_nets[2:], FixedConstant, KeptBuffer, DroppingInTraining,
+                                  NoWeights, spectral])
+def test_a_net_that_a_file_keeps_is_not_refused(make):
+    rng = torch.get_rng_state()
+    check_net(make.__name__, 2, [32], lambda: recipe_net(replace(base, model='mine'), 2, make))
+    assert torch.equal(torch.get_rng_state(), rng)
+
+# --- what a recipe changes in a net -----------------------------------------------------------------------------
+class Gated(ResBlock):
+    "With a forward of its own"
+    def __init__(self, *args): super().__init__(*args); self.gate = nn.Linear(args[1], args[1])
+    def forward(self, x):
+        y = self.branch(x)
+        return F.relu(y*self.gate(y.mean((2,3))).sigmoid()[...,None,None] + self.shortcut(x))
+class Leaky(nn.ReLU):
+    def forward(self, x): return F.leaky_relu(x, .2)
+class Renamed(ResBlock): pass
+
+def with_blocks(block):
+    return lambda n: nn.Sequential(block(3, 8, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8,n))
+def one_relu_twice(n):
+    a = nn.ReLU()
+    return nn.Sequential(nn.Conv2d(3,8,3,2), a, nn.Conv2d(8,8,3,2), a, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8,n))
+def one_block_twice(n):
+    b = ResBlock(8, 8)
+    return nn.Sequential(nn.Conv2d(3,8,3,2), b, b, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8,n))
+def own_relu(n): return nn.Sequential(nn.Conv2d(3,8,3,2), Leaky(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8,n))
+
+def kinds(net): return [type(m).__name__ for m in net.modules()]
+
+@pytest.mark.parametrize('make', [one_relu_twice, one_block_twice, own_relu, *map(with_blocks, (Gated, Renamed, ResBlock))])
+def test_another_activation_changes_nothing_else(make):
+    "With ReLU for ReLU the net is the same; no layer of a plain ReLU is left, none is made two"
+    torch.manual_seed(0)
+    net,x = make(2).eval(),torch.randn(2,3,32,32)
+    def count(net): return len(list(net.parameters())),len({*net.modules()}),len(list(net.named_modules(remove_duplicate=False)))
+    with torch.no_grad(): before,many = net(x),count(net)
+    with_activation(net, nn.ReLU).eval()
+    with torch.no_grad(): assert torch.equal(net(x), before)
+    assert count(net)[0]==many[0]
+    net = with_activation(make(2), nn.Mish)
+    assert not [m for m in net.modules() if type(m) is nn.ReLU] and 'ResBlock' not in kinds(net)
+    assert ('Gated' in kinds(net))==('Gated' in kinds(make(2))) and ('Leaky' in kinds(net))==(make is own_relu)
+    if make is one_relu_twice: assert net[1] is net[3] and isinstance(net[1], nn.Mish)
+    if make is one_block_twice: assert net[1] is net[2]
+
+def a_pool_in_the_middle(n):
+    net = resnet18(n)
+    net.stage2.append(nn.MaxPool2d(2))
+    return net
+def no_stem(n): return nn.Sequential(nn.Conv2d(3,8,3,2), nn.MaxPool2d(2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8,n))
+
+def test_without_the_stem_s_pool():
+    "The others stay"
+    net = recipe_net(replace(base, model='mine', stem_pool=False), 2, a_pool_in_the_middle)
+    assert isinstance(net.stem[3], nn.Identity) and isinstance(net.stage2[-1], nn.MaxPool2d)
+
+@pytest.mark.parametrize('make', [no_stem, own_relu], ids=lambda o: o.__name__)
+@pytest.mark.parametrize('change', [dict(stem_pool=False), dict(down='avg'), dict(down='blur'), dict(shortcut='max_blur'), dict(act='Mish')], ids=str)
+def test_an_option_that_finds_nothing(odd, make, change, monkeypatch):
+    "Says so, and how to go without"
+    def reached(*_): raise InterruptedError
+    monkeypatch.setattr(lesson, 'recipe_learner', reached)
+    (k,v), = change.items()
+    with pytest.raises(Exception) as e: train(odd, replace(base, **change), make, out='out')
+    if change==dict(act='Mish') and make is no_stem: assert isinstance(e.value, InterruptedError)
+    else: assert one_line(e, make.__name__, f'{k}={v!r}', f'replace(recipe, {k}=') and not Path('out').exists()
+
+# --- sizes in proportion ----------------------------------------------------------------------------------------
+@pytest.mark.parametrize('start, size, new, expected', [(100,100,40,40), (150,160,45,45), (16,128,32,16), (96,160,320,192), (None,128,64,None),
+    (96,100,50,48), (16,128,np.int64(64),16), (128,128,200,200), (120,128,33,32), (32,2000,32,16)])
+def test_a_start_in_proportion(start, size, new, expected):
+    "From 16 to the size; one that does not grow, does not"
+    got = resized(replace(base, size=size, start_size=start), new)
+    assert got.start_size==expected and got.size==new
+
+@pytest.mark.parametrize('size, words', [('64', ["size '64'"]), (0, ['size 0']), (-1, ['size -1']), (31, ['size 31']), (None, ['size None']),
+    (64.5, ['size 64.5']), (True, ['size True'])], ids=str)
+def test_no_size(size, words):
+    for start in (None, 16, 128):
+        with pytest.raises(Exception) as e: resized(replace(base, size=128, start_size=start), size)
+        assert one_line(e, *words) and 'start' not in str(e.value)
+
+# --- a record as it is ------------------------------------------------------------------------------------------
+def test_a_record_s_settings_are_not_fitted(drawn, monkeypatch):
+    "Though they are a recipe of the course, and the photos are few"
+    from resnet_course.cli import _recipe_run
+    class Stopped(Exception): pass
+    def stop(path, r, *args): raise Stopped(r)
+    monkeypatch.setattr(lesson, 'recipe_learner', stop)
+    rec = dict(settings=asdict(recipe('tiny')), model='fcn', seed=1)
+    with pytest.raises(Stopped) as e: _recipe_run(rec, Path('a.json'), photo_set(Path('mine'), n=20), Path('out'), False, 'fp32')('fcn')
+    assert e.value.args[0]==replace(recipe('tiny'), model='fcn')
+
+@pytest.mark.parametrize('model, words', [('resnet18', ['another net','resnet18']), ('resnet19', ["no model 'resnet19'"]), (relu(2), ['Sequential','function']),
+    (3, ['int','function']), (fails, ['fails(2)','no luck']), (without_arguments, ['TypeError']), ([], ['list','function'])],
+    ids=lambda o: getattr(o, '__name__', None) or str(o)[:12])
+def test_what_makes_no_net_of_a_file(model, words):
+    save_weights(Path('a.safetensors'), relu(2), recipe=asdict(replace(base, model='relu')), classes=['a','b'])
+    with pytest.raises(Exception) as e: load_trained('a.safetensors', model)
+    assert one_line(e, *words)
+
+def test_a_file_and_a_name():
+    "As `train` takes it"
+    save_weights(Path('a.safetensors'), get_fcn(2), recipe=asdict(base), classes=['a','b'])
+    assert load_trained('a.safetensors', 'fcn').classes==['a','b']

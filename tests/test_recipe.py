@@ -4,7 +4,8 @@ from dataclasses import asdict, replace
 from fastai.vision.all import *
 from safetensors.torch import save_file
 from resnet_course.fcn import get_fcn
-from resnet_course.recipe import (_kept, load_trained, predict_view, Recipe, recipe, recipe_learner, recipe_net, resized,
+from resnet_course.ingredients import kept
+from resnet_course.recipe import (load_trained, predict_view, Recipe, recipe, recipe_learner, recipe_net, resized,
                                   save_weights, train)
 from conftest import CtrlC, one_line, photo, photo_set
 
@@ -30,7 +31,7 @@ def steps(path, r, seed=42):
     "The weights and the losses after the first epoch"
     learn = recipe_learner(path, r, seed, precision='fp32')
     with learn.no_bar(), learn.no_logging(): learn.fit(1, r.lr)
-    return [o.tolist() for o in _kept(learn).state_dict().values()], list(map(float, learn.recorder.losses))
+    return [o.tolist() for o in kept(learn.model).state_dict().values()], list(map(float, learn.recorder.losses))
 
 # --- the fields of a recipe -------------------------------------------------------------------------------------
 @pytest.fixture(scope='module')

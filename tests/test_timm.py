@@ -6,6 +6,7 @@ from resnet_course.resblock import ResBlock
 from resnet_course.resnet import ResNet, resnet18
 from resnet_course.bottleneck import resnet50
 from resnet_course.classics import from_timm, timm_name, to_timm
+from resnet_course.ingredients import Averaged, kept
 from resnet_course.speed import speed_up
 from resnet_course.recipe import Recipe, recipe_net
 from conftest import one_line, randomise_bn
@@ -80,3 +81,47 @@ def test_from_timm_of_other_channels(tmp_path):
     save_file(ref.state_dict(), tmp_path/'grey.safetensors')
     x = torch.randn(2,1,65,49)
     torch.testing.assert_close(from_timm(tmp_path/'grey.safetensors').eval()(x), ref(x))
+
+@pytest.fixture(scope='module')
+def saved(tmp_path_factory):
+    "A folder with timm's weights, and what writes the config.json beside them"
+    folder = tmp_path_factory.mktemp('timm')
+    save_file(timm_net(18).state_dict(), folder/'model.safetensors')
+    def with_config(text):
+        (folder/'config.json').write_bytes(text if isinstance(text, bytes) else json.dumps(text).encode())
+        return folder/'model.safetensors'
+    return with_config
+
+@pytest.mark.parametrize('config', [{}, dict(architecture='resnet18d'), dict(architecture='resnet18d.ra2_in1k', global_pool='avg'),
+    dict(architecture='resnet18d', global_pool='avg', model_args=dict(num_classes=10, in_chans=3, drop_rate=.5, drop_path_rate=.1,
+    global_pool='avg', act_layer='relu', output_stride=32)), dict(model_args=None)], ids=str)
+def test_from_timm_takes_a_net_as_it_is_by_default(saved, config): assert from_timm(saved(config)).head[-1].out_features==10
+
+@pytest.mark.parametrize('config, words', [(dict(model_args=dict(act_layer='silu')), ['act_layer',"'silu'"]),
+    (dict(model_args=dict(output_stride=8)), ['output_stride=8']), (dict(global_pool='max'), ["global_pool='max'"]),
+    (dict(global_pool='catavgmax'), ['global_pool']), (dict(model_args=dict(global_pool='max')), ['global_pool']),
+    (dict(model_args=dict(block_args=dict(attn_layer='se'))), ['block_args']), (dict(model_args=dict(aa_layer='avg')), ['aa_layer']),
+    (dict(architecture='resnetaa18d'), ['resnetaa18d']), (dict(architecture=5), ['config.json']), ([], ['config.json']),
+    (b'\xff\xfe', ['config.json']), (dict(model_args=[1]), ['config.json'])], ids=str)
+def test_from_timm_reads_all_of_the_config(saved, config, words):
+    with pytest.raises(Exception) as e: from_timm(saved(config))
+    assert one_line(e, 'model.safetensors', *words) and 'delete' not in str(e.value)
+
+@pytest.mark.parametrize('n_out', [0, -1, 2.5, '3', True, []], ids=str)
+def test_no_number_of_classes(saved, n_out):
+    with pytest.raises(Exception) as e: from_timm(saved({}), n_out)
+    assert one_line(e, f'n_out {n_out!r}', '1 or more')
+
+def test_no_such_weights():
+    with pytest.raises(Exception) as e: from_timm('nowhere/a.safetensors')
+    assert one_line(e, 'nowhere/a.safetensors: no such file')
+
+@pytest.mark.parametrize('model, words', [(resnet18, ['a net']), (None, ['a net']), ({}, ['a net'])])
+def test_to_timm_takes_nets(model, words):
+    with pytest.raises(Exception) as e: to_timm(model)
+    assert one_line(e, *words)
+
+def test_to_timm_of_an_average():
+    net = Averaged(resnet18(10), .9)
+    with pytest.raises(Exception) as e: to_timm(net)
+    assert one_line(e, 'kept(model)') and to_timm(kept(net)).keys()==to_timm(net.net).keys()
