@@ -296,3 +296,52 @@ def test_how_long_a_fit_would_take(drawn, monkeypatch, bs, seconds):
         steps.append(1)
     learn.model[0].register_forward_hook(step)
     assert fit_seconds(learn, 1)==pytest.approx(seconds)
+
+# --- what lies beside a record ----------------------------------------------------------------------------------
+@pytest.mark.parametrize('name', ['fcn-small-s42.safetensors', 'fcn-small-s42.pth', 'other.pt', 'fcn-small-s42.pt'])
+@pytest.mark.parametrize('resume', [False, True])
+def test_a_file_of_somebody_s_own_stays(drawn, name, resume):
+    "Also one that lies where the checkpoint would: that is said before anything is trained"
+    own = Path('out')/name
+    own.parent.mkdir()
+    torch.save(dict(weights=torch.ones(3)), own)
+    before,trained = own.read_bytes(),[]
+    if own==ckpt:
+        with pytest.raises(Exception) as e: run(drawn, Trains(trained), resume=resume, epochs=1)
+        assert one_line(e, ckpt, 'another folder') and not trained
+    else: assert run(drawn, resume=resume, epochs=1)[1]['complete']
+    assert own.read_bytes()==before
+
+def test_a_new_run_takes_away_what_it_makes(drawn):
+    made,other = Path('out/made'),Path('out/other')
+    made.parent.mkdir()
+    for o in (made,other): o.write_text('of an earlier run')
+    with pytest.raises(KeyboardInterrupt): run(drawn, CtrlC('before_batch',0,1), makes=[made])
+    assert not made.exists() and other.exists()
+
+@pytest.mark.parametrize('at', ['before_fit', 'before_batch'])
+def test_a_new_run_that_dies_at_once_leaves_none_of_the_run_before(drawn, at, whole):
+    class Die(Callback):
+        order = 99
+        def __call__(self, event):
+            if event==at: raise MemoryError
+    run(drawn)
+    with pytest.raises(MemoryError): run(drawn, Die())
+    trained = []
+    learn,rec = run(drawn, Trains(trained), resume=True)
+    assert len(trained)>epochs*4 and outcome(learn, rec)=={k:v for k,v in whole.items() if k!='rec'}
+
+def twice(learn, epochs, lr, cbs):
+    for _ in range(2): learn.fit(epochs, lr, cbs=cbs)
+
+@pytest.mark.parametrize('fit', [Learner.fine_tune, partial(Learner.fine_tune, freeze_epochs=2), twice,
+    lambda learn,epochs,lr,cbs: learn.fit(epochs+1, lr, cbs=cbs)], ids=['fine_tune','partial','twice','longer'])
+@pytest.mark.parametrize('n', [1, 2])
+def test_a_record_is_of_one_fit(drawn, fit, n):
+    "Said before anything is trained or lost, where that can be known; never taken for a finished run"
+    rec,(learn,before,seen) = run(drawn, epochs=n)[1],(tiny_learner(drawn),ckpt.read_bytes(),[])
+    learn.add_cb(Trains(seen))
+    with pytest.raises(Exception) as e: measured_fit(learn, n, 1e-2, file, fit=fit, model='fcn', recipe='b', size=32)
+    assert one_line(e, file, 'one fit', '`measured_fit`')
+    if fit is twice: assert not load_json(file)['complete']
+    else: assert not seen and load_json(file)==rec and ckpt.read_bytes()==before

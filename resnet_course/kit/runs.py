@@ -134,16 +134,15 @@ class _Rest:
         yield from it
 
 # %% ../../nbs/kit/runs.ipynb #4ae13118
-def _load_state(file, about) -> dict:
-    "The state in `file`. Raises `CourseError` unless it is of the run that `about` describes"
+def _load_state(file) -> dict:
+    "The state in `file`. Raises `CourseError` unless a run of the course has left it there"
     try:
         state = torch.load(file, weights_only=True, map_location='cpu')
         alike(state['about'])
+        return state
     except Exception as e:
-        raise CourseError(f"{file} is not a complete checkpoint ({type(e).__name__}): delete it, "
-                          "or start without --resume") from None
-    check_same(file, state['about'], about)
-    return state
+        raise CourseError(f"{file} is not a complete checkpoint ({type(e).__name__}): delete it if nobody needs it, "
+                          "or write to another folder, with or without --resume") from None
 
 # %% ../../nbs/kit/runs.ipynb #92af9f8e
 def _scaler(learn): return getattr(learn, 'scaler', None)   # fastai's, of fp16, while it trains
@@ -211,6 +210,26 @@ class _CtrlC:
         self.stop = True
 
 # %% ../../nbs/kit/runs.ipynb #825b0470
+_several = ("{}: a record is of one fit of {} epochs, and `fit` does another, or several: call `measured_fit` for each, "
+            "each with a file of its own")
+
+def _one_fit(ckpt):
+    "Raises `CourseError` where a second fit begins, or one of other epochs: `fine_tune` is made of two"
+    record,again = ckpt.run_record,ckpt.begun
+    ckpt.begun = True
+    if not again and ckpt.n_epoch==ckpt.epochs: return
+    if again: save_json(record.file, dict(load_json(record.file), complete=False))
+    raise CourseError(_several.format(record.file, ckpt.epochs))
+
+def _make_way(ckpt):
+    "The state to go on from, or None. Deletes what an earlier run has left: one that stops early is not taken for it"
+    state = _load_state(ckpt.file) if ckpt.file.exists() else None   # nor is somebody's own file overwritten
+    if state and ckpt.resume: check_same(ckpt.file, state['about'], ckpt.about)
+    else: ckpt.file.unlink(missing_ok=True)
+    going_on = state and ckpt.resume
+    for o in ckpt.makes if going_on else (*ckpt.makes, ckpt.run_record.file): Path(o).unlink(missing_ok=True)
+    return state if going_on else None
+
 # long: the events of one callback, in the order in which they come
 class Checkpoint(Callback):
     "Saves a run after each epoch, and after the current batch if Ctrl-C was pressed; goes on from what it saved"
@@ -220,15 +239,19 @@ class Checkpoint(Callback):
         resume:bool, # go on from `file` where there is one
         record:RunRecord, # its history is saved and restored too
         ctrl_c:_CtrlC, # says when to stop
-    ): self.file,self.resume,self.run_record,self.ctrl_c,self.state = Path(file),resume,record,ctrl_c,None
+        epochs:int, # of the whole run
+        makes=(), # files that are made of the trained net; those of an earlier run are deleted
+    ):
+        self.file,self.resume,self.run_record,self.ctrl_c,self.epochs,self.makes = file,resume,record,ctrl_c,epochs,makes
+        self.state,self.begun = None,False
     @property
     def about(self):
         about = {k:o for k,o in self.run_record.about.items() if k!='diverged'}
         return dict(about, epochs=self.n_epoch, precision=self.learn.precision, format=4)
     def before_fit(self):
         self.printer = self.learn.logger
-        if self.resume and self.file.exists(): self.state = _load_state(self.file, self.about)
-        self.file.with_name(f'{self.file.stem}.safetensors').unlink(missing_ok=True)   # of another run than the record
+        _one_fit(self)
+        self.state = _make_way(self)
     def before_epoch(self):
         if self.state and self.epoch < self.state['epoch']:
             self.learn.logger = noop   # the finished epochs were printed when they ran
@@ -333,6 +356,7 @@ def measured_fit(
     `CourseError` where `resume` finds another run"""
     file = Path(file)
     check_run(epochs, about.get('seed', 0), file.parent)
+    if getattr(fit, 'func', fit) is Learner.fine_tune: raise CourseError(_several.format(file, epochs))
     xb,*_ = first_batch(learn.dls)
     about = dict(name=file.name.removesuffix('.json'), **about, data=data_card(learn.dls), lr=lr,
                  params=total_params(learn.model)[0], macs=net_macs(learn.model, xb, about['size']),
@@ -340,10 +364,9 @@ def measured_fit(
     there = _there(file, dict(about, epochs=epochs, precision=learn.precision)) if resume else {}
     if there.get('complete') and all(o.exists() for o in makes): return there
     if len(there.get('history', ()))<epochs: _announce(learn, epochs, about)
-    ckpt = beside(file, '.pt')
-    if not (resume and ckpt.exists()): file.unlink(missing_ok=True)   # else one that stops early finds an earlier run's
     record = RunRecord(file, after is not None, **about)
-    with _CtrlC() as ctrl_c: fit(learn, epochs, lr, cbs=[record, Checkpoint(ckpt, resume, record, ctrl_c)])
+    with _CtrlC() as ctrl_c:
+        fit(learn, epochs, lr, cbs=[record, Checkpoint(beside(file, '.pt'), resume, record, ctrl_c, epochs, makes)])
     rec = load_json(file)
     if stopped:=len(rec['history'])<epochs:
         print(f"{file}: a callback has ended the run in epoch {len(rec['history'])} of {epochs}: it is not complete")
