@@ -16,7 +16,7 @@ from fastai.vision.all import *
 from fastai.callback.channelslast import ChannelsLast
 from .files import CourseError, load_json, save_json, write_whole
 from .photos import data_card
-from .identity import alike, check_run, check_same, net_macs, run_setup
+from .identity import alike, check_run, check_same, net_macs, net_start, run_setup
 
 # %% ../../nbs/kit/runs.ipynb #58775120
 def hardware(device=None) -> dict:
@@ -329,6 +329,18 @@ def _there(file:Path, about:dict) -> dict: # empty, if there is none
         check_same(file, rec, about if 'setup' in rec else {k:o for k,o in about.items() if k!='setup'})
     return rec
 
+def _seen(learn, fit, size, file, resume) -> dict:
+    "What looking at a learner says: its parameters, multiply-adds and setup. Its weights may be those of a stopped run"
+    batch = first_batch(learn.dls)
+    n = getattr(learn.dls, 'n_inp', 1)
+    xb,yb = batch[:n],batch[n:]
+    with _only_looking(learn.dls):
+        set_seed(0)
+        if not resume or vars(learn).get('run_start', ('',))[0]!=file: learn.run_start = file,net_start(learn.model, *xb)
+        macs = net_macs(learn.model, xb[0], size, *xb[1:])
+        return dict(params=total_params(learn.model)[0], macs=macs,
+                    setup=run_setup(learn, fit, xb[0], *yb)|learn.run_start[1])
+
 few_steps = 100   # of the optimiser: of fewer a net learns little
 
 def _announce(learn, epochs, about):
@@ -357,10 +369,8 @@ def measured_fit(
     file = Path(file)
     check_run(epochs, about.get('seed', 0), file.parent)
     if getattr(fit, 'func', fit) is Learner.fine_tune: raise CourseError(_several.format(file, epochs))
-    xb,*_ = first_batch(learn.dls)
     about = dict(name=file.name.removesuffix('.json'), **about, data=data_card(learn.dls), lr=lr,
-                 params=total_params(learn.model)[0], macs=net_macs(learn.model, xb, about['size']),
-                 setup=run_setup(learn, fit, xb))
+                 **_seen(learn, fit, about['size'], file, resume))
     there = _there(file, dict(about, epochs=epochs, precision=learn.precision)) if resume else {}
     if there.get('complete') and all(o.exists() for o in makes): return there
     if len(there.get('history', ()))<epochs: _announce(learn, epochs, about)
