@@ -10,7 +10,7 @@ from fastai.callback.tracker import EarlyStoppingCallback, ReduceLROnPlateau, Sa
 from resnet_course.kit.runs import commit, fit_seconds, measured_fit, record_file, versions
 from resnet_course.kit.results import results, summary
 from resnet_course.data import get_data
-from resnet_course.training import get_learner
+from resnet_course.training import fit_or_show, get_learner
 from conftest import CtrlC, one_line, photo_set, tiny_learner
 
 file,ckpt,epochs = Path('out/fcn-small-s42.json'),Path('out/fcn-small-s42.pt'),3   # of 4 batches
@@ -471,3 +471,8 @@ def test_what_is_done_last_may_return_nothing(drawn):
     done = []
     rec = fit_small(small(drawn), after=lambda *args: done.append(1))
     assert done==[1] and rec['complete'] and load_json(file)==rec
+
+def test_a_net_that_cannot_be_timed_is_trained(drawn):
+    learn = small(drawn, net=Pairs, cbs=FirstOfPair())
+    fit_or_show(learn, 1, 1e-3, pd.DataFrame())
+    assert len(learn.recorder.values)==1
