@@ -1,8 +1,9 @@
 "What a run is: what must be equal to resume it, what its checkpoint holds, and what is refused before it begins"
-import shlex, shutil
+import shlex, shutil, subprocess
 from dataclasses import replace
 import pytest, torch
 from fastai.vision.all import *
+from fastai.callback.tracker import ReduceLROnPlateau
 from fastai.callback.training import GradientAccumulation
 from resnet_course.kit import runs
 from resnet_course.kit.files import load_json, save_json
@@ -257,3 +258,107 @@ def test_fastai_s_own_learner_takes_the_course_s_net(drawn):
     with learn.no_bar(), learn.no_logging(): learn.fit(1)
     with pytest.raises(Exception) as e: vision_learner(dls, resnet18)
     assert one_line(e, 'pretrained=False', 'from_timm')
+
+# --- what a run is, beside its layers and names -----------------------------------------------------------------
+def closed(eps):
+    def loss(pred, y): return F.cross_entropy(pred, y, label_smoothing=eps)
+    return loss
+def defaulted(eps):
+    def loss(pred, y, eps=eps): return F.cross_entropy(pred, y, label_smoothing=eps)
+    return loss
+def written(text):
+    space = dict(F=F, __name__='__main__')
+    exec(text, space)
+    return space['loss']
+class Private(nn.Module):
+    def __init__(self, eps): super().__init__(); self._eps = eps
+    def forward(self, pred, y): return F.cross_entropy(pred, y, label_smoothing=self._eps)
+class Method:
+    def __init__(self, eps): self._eps = eps
+    def loss(self, pred, y): return F.cross_entropy(pred, y, label_smoothing=self._eps)
+class Slope(nn.Module):
+    def __init__(self, slope): super().__init__(); self.body,self.slope = nn.Conv2d(3, 10, 3),slope
+    def forward(self, x): return F.leaky_relu(self.body(x), self.slope).mean((2,3))
+class Times(Callback):
+    def __init__(self, n): self.n = n
+    def before_batch(self): self.learn.xb = (self.xb[0]*self.n,)
+class InPlace(Callback):
+    def before_batch(self): self.xb[0].mul_(0)
+
+def linear(seed=1):
+    set_seed(seed)
+    return nn.Sequential(nn.Flatten(), nn.Linear(3*32*32, 10))
+
+def alike_learner(path, loss=None, net=None, cbs=(), get_y=parent_label, tfms=()):
+    set_seed(5)
+    block = DataBlock((ImageBlock,CategoryBlock), get_items=get_image_files, get_y=get_y, item_tfms=Resize(32),
+                      splitter=GrandparentSplitter(valid_name='val'), batch_tfms=[*tfms])
+    dls = block.dataloaders(path, path=path, bs=16, num_workers=0)
+    return get_learner(dls, (net or linear)(), 'fp32', loss_func=loss() if loss else CrossEntropyLossFlat(), cbs=[o() for o in cbs])
+
+def next_class(f, n): return str((int(re.sub(r'\D', '', str(hash_of(f)))[:6])+n)%10)
+def hash_of(f): return sum(map(ord, parent_label(f)))
+
+kinds = dict(closure=[dict(loss=partial(closed, o)) for o in (0.,.9)],
+    default=[dict(loss=partial(defaulted, o)) for o in (0.,.9)],
+    private=[dict(loss=partial(Private, o)) for o in (0.,.9)],
+    method=[dict(loss=lambda o=o: Method(o).loss) for o in (0.,.9)],
+    edited=[dict(loss=partial(written, f'def loss(p, y): return F.cross_entropy(p, y{o})')) for o in ('',', label_smoothing=.9')],
+    forward=[dict(net=lambda o=o: (set_seed(1), Slope(o))[1]) for o in (.01,.9)],
+    start=[dict(net=partial(linear, o)) for o in (1,2)],
+    callback=[{}, dict(cbs=[partial(Times, 0)])],
+    callback_value=[dict(cbs=[partial(Times, o)]) for o in (0,1)],
+    callback_in_place=[{}, dict(cbs=[InPlace])],
+    inline=[dict(cbs=[lambda o=o: Callback(before_batch=lambda self: self.learn.opt.set_hyper('lr', o))]) for o in (1.,2.)],
+    plateau=[{}, dict(cbs=[partial(ReduceLROnPlateau, 'valid_loss', patience=1)])],
+    labels=[dict(get_y=partial(next_class, n=o)) for o in (0,1)],
+    erasing=[{}, dict(tfms=[RandomErasing(p=.01)])])
+
+@pytest.mark.parametrize('one, other', kinds.values(), ids=kinds)
+def test_runs_that_differ_in_what_is_not_written_down(drawn, one, other):
+    "Neither is taken for the other; each, made anew, for itself"
+    def begin(resume, kwargs, out): return measured_fit(alike_learner(drawn, **kwargs), 1, 1e-3, Path(out), resume,
+                                                        model='a', recipe='b', size=32, seed=1)
+    for i,(a,b) in enumerate([(one,other), (other,one)]):
+        rec = begin(False, a, f'{i}.json')
+        assert begin(True, a, f'{i}.json')==rec
+        with pytest.raises(Exception) as e: begin(True, b, f'{i}.json')
+        assert one_line(e, f'{i}.json', 'another run')
+
+def test_a_run_is_the_same_in_another_process(drawn):
+    "Where the same lines stand elsewhere in another file, after other work, and with sets in another order"
+    code = '''
+import sys, json; sys.path.insert(0, sys.argv[1])
+from test_resume import *
+def outside(x): return x in {'a','b','c'} or GAIN
+GAIN = 2
+def loss(pred, y, k={'x','y','z'}): return F.cross_entropy(pred, y)*(1 if outside('a') else len(k))
+learn = alike_learner(Path(sys.argv[2]), loss=lambda: loss, cbs=[partial(Times, 1)], tfms=aug_transforms())
+print(json.dumps(runs._seen(learn, lambda *args: None, 32, Path('a'), False)))
+'''
+    said = []
+    for i,name in enumerate(('one.py','two.py')):
+        Path(name).write_text('\n'*i*7 + code)
+        env = dict(os.environ, PYTHONHASHSEED=str(i+1), OMP_NUM_THREADS=str(i+1))
+        out = subprocess.run([sys.executable, name, Path(__file__).parent, drawn], env=env, capture_output=True, text=True, check=True)
+        said.append(json.loads(out.stdout.splitlines()[-1]))
+    check_same('f', *said)
+
+def test_the_same_learner_goes_on(drawn):
+    "In a notebook the cell is run again; by then the net has learned something"
+    def fit(resume): return measured_fit(learn, 2, 1e-2, file, resume, model='fcn', recipe='small', size=32, seed=42)
+    learn = tiny_learner(drawn, cbs=CtrlC('before_batch',1,6))
+    with pytest.raises(KeyboardInterrupt): fit(False)
+    learn.remove_cbs(CtrlC)
+    assert fit(True)['complete'] and fit(True)['complete']
+
+def test_a_record_that_says_less(drawn):
+    "An earlier version's, without what is compared since, or with fewer settings, is of the same run"
+    def fit(resume, **settings): return measured_fit(tiny_learner(drawn), 1, 1e-2, file, resume, model='a', recipe='b',
+                                                     size=32, seed=42, settings=settings)
+    rec = fit(False, a=1)
+    for k in ('first_answer','first_weights','labels','transforms'): rec['setup'].pop(k)
+    save_json(file, rec)
+    assert fit(True, a=1, newer=2)==rec
+    with pytest.raises(Exception) as e: fit(True, a=2, newer=2)
+    assert one_line(e, file, 'settings')

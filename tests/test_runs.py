@@ -4,11 +4,13 @@ import pytest, resnet_course, torch
 from fastai.vision.all import *
 from resnet_course.kit import runs
 from resnet_course.kit.files import load_json, save_json, write_whole
+from resnet_course.kit.identity import in_json
 from resnet_course.kit.photos import fingerprint
-from resnet_course.kit.runs import commit, fit_seconds, measured_fit, versions
+from fastai.callback.tracker import EarlyStoppingCallback, ReduceLROnPlateau, SaveModelCallback
+from resnet_course.kit.runs import commit, fit_seconds, measured_fit, record_file, versions
 from resnet_course.kit.results import results, summary
 from resnet_course.data import get_data
-from resnet_course.training import get_learner
+from resnet_course.training import fit_or_show, get_learner
 from conftest import CtrlC, one_line, photo_set, tiny_learner
 
 file,ckpt,epochs = Path('out/fcn-small-s42.json'),Path('out/fcn-small-s42.pt'),3   # of 4 batches
@@ -296,3 +298,181 @@ def test_how_long_a_fit_would_take(drawn, monkeypatch, bs, seconds):
         steps.append(1)
     learn.model[0].register_forward_hook(step)
     assert fit_seconds(learn, 1)==pytest.approx(seconds)
+
+# --- what lies beside a record ----------------------------------------------------------------------------------
+@pytest.mark.parametrize('name', ['fcn-small-s42.safetensors', 'fcn-small-s42.pth', 'other.pt', 'fcn-small-s42.pt'])
+@pytest.mark.parametrize('resume', [False, True])
+def test_a_file_of_somebody_s_own_stays(drawn, name, resume):
+    "Also one that lies where the checkpoint would: that is said before anything is trained"
+    own = Path('out')/name
+    own.parent.mkdir()
+    torch.save(dict(weights=torch.ones(3)), own)
+    before,trained = own.read_bytes(),[]
+    if own==ckpt:
+        with pytest.raises(Exception) as e: run(drawn, Trains(trained), resume=resume, epochs=1)
+        assert one_line(e, ckpt, 'another folder') and not trained
+    else: assert run(drawn, resume=resume, epochs=1)[1]['complete']
+    assert own.read_bytes()==before
+
+def test_a_new_run_takes_away_what_it_makes(drawn):
+    made,other = Path('out/made'),Path('out/other')
+    made.parent.mkdir()
+    for o in (made,other): o.write_text('of an earlier run')
+    with pytest.raises(KeyboardInterrupt): run(drawn, CtrlC('before_batch',0,1), makes=[made])
+    assert not made.exists() and other.exists()
+
+@pytest.mark.parametrize('at', ['before_fit', 'before_batch'])
+def test_a_new_run_that_dies_at_once_leaves_none_of_the_run_before(drawn, at, whole):
+    class Die(Callback):
+        order = 99
+        def __call__(self, event):
+            if event==at: raise MemoryError
+    run(drawn)
+    with pytest.raises(MemoryError): run(drawn, Die())
+    trained = []
+    learn,rec = run(drawn, Trains(trained), resume=True)
+    assert len(trained)>epochs*4 and outcome(learn, rec)=={k:v for k,v in whole.items() if k!='rec'}
+
+def twice(learn, epochs, lr, cbs):
+    for _ in range(2): learn.fit(epochs, lr, cbs=cbs)
+
+@pytest.mark.parametrize('fit', [Learner.fine_tune, partial(Learner.fine_tune, freeze_epochs=2), twice,
+    lambda learn,epochs,lr,cbs: learn.fit(epochs+1, lr, cbs=cbs)], ids=['fine_tune','partial','twice','longer'])
+@pytest.mark.parametrize('n', [1, 2])
+def test_a_record_is_of_one_fit(drawn, fit, n):
+    "Said before anything is trained or lost, where that can be known; never taken for a finished run"
+    rec,(learn,before,seen) = run(drawn, epochs=n)[1],(tiny_learner(drawn),ckpt.read_bytes(),[])
+    learn.add_cb(Trains(seen))
+    with pytest.raises(Exception) as e: measured_fit(learn, n, 1e-2, file, fit=fit, model='fcn', recipe='b', size=32)
+    assert one_line(e, file, 'one fit', '`measured_fit`')
+    if fit is twice: assert not load_json(file)['complete']
+    else: assert not seen and load_json(file)==rec and ckpt.read_bytes()==before
+
+# --- values, names and nets of all kinds ------------------------------------------------------------------------
+def small(path, loss=None, net=None, **kwargs):
+    set_seed(1)
+    dls = get_data(path, 32, 32, 16)
+    return get_learner(dls, net() if net else nn.Sequential(nn.Flatten(), nn.Linear(3*32*32, 10)), 'fp32',
+                       **(dict(loss_func=loss) if loss else {}), **kwargs)
+
+def fit_small(learn, epochs=1, lr=1e-3, resume=False, out=file, **kwargs):
+    return measured_fit(learn, epochs, lr, out, resume, **dict(dict(model='a', recipe='b', size=32, seed=1)|kwargs))
+
+@pytest.mark.parametrize('kwargs, said', [(dict(seed=np.int64(3)), dict(seed=3)), (dict(epochs=np.int64(1)), dict(epochs=1)),
+    (dict(lr=np.float32(.5)), dict(lr=.5)), (dict(lr=tensor(.5)), dict(lr=.5)), (dict(lr=slice(.25,.5)), dict(lr=[.25,.5])),
+    (dict(lr=slice(.5)), dict(lr=[.5])), (dict(note=(1,np.bool_(True),{'a':np.arange(2)})), dict(note=[1,True,{'a':[0,1]}])),
+    (dict(seed=tensor(3)), dict(seed=3))], ids=str)
+def test_numbers_of_all_kinds(drawn, kwargs, said):
+    "Are in the record as JSON has them, and the run can be resumed"
+    rec = fit_small(small(drawn), **kwargs)
+    assert rec|said==rec and rec['complete'] and fit_small(small(drawn), resume=True, **kwargs)==rec
+
+@pytest.mark.parametrize('value', [Path('a'), nn.ReLU, {1,2}, {('a',1):2}, [object()], b'x'], ids=str)
+def test_what_no_record_can_hold_is_said_before_training(drawn, value):
+    trained = []
+    with pytest.raises(Exception) as e: fit_small(small(drawn, cbs=Trains(trained)), where=value)
+    assert one_line(e, 'where', 'JSON') and not trained and not file.exists()
+
+def by_class(pred, targ): return torch.bincount(targ, minlength=10)/len(targ)
+@pytest.mark.parametrize('metric, value', [(by_class, list), (lambda *_: None, type(None)), (lambda *_: np.float64(1), float),
+    (lambda *_: tensor([1.,math.nan]), list)], ids=['vector','none','numpy','nan'])
+def test_metrics_of_all_kinds(drawn, metric, value):
+    rec = fit_small(small(drawn, metrics=[accuracy, Whole(metric)]), 2)
+    assert rec['complete'] and [type(o['other']) for o in rec['history']]==[value]*2 and rec==load_json(file)
+    file.unlink()
+    assert fit_small(small(drawn, metrics=[accuracy, Whole(metric)]), 2, resume=True)['history']==rec['history']
+
+class Whole(Metric):
+    "What a function says of the last batch, as it is"
+    def __init__(self, f): self.f = f
+    def reset(self): pass
+    def accumulate(self, learn): self.last = self.f(learn.pred, learn.y)
+    value,name = property(lambda self: self.last),'other'
+
+class Keeps(nn.Sequential):
+    def __init__(self, kept): super().__init__(nn.Flatten(), nn.Linear(3*32*32, 10)); self.kept = kept
+    def get_extra_state(self): return dict(kept=self.kept)
+    def set_extra_state(self, o): self.kept = o['kept']
+
+@pytest.mark.parametrize('kept', [np.arange(3.), [np.float32(1)], 'text', None])
+def test_what_a_net_keeps_can_be_read_again(drawn, kept):
+    with pytest.raises(KeyboardInterrupt): fit_small(small(drawn, net=lambda: Keeps(kept), cbs=CtrlC('before_batch',0,2)))
+    learn = small(drawn, net=lambda: Keeps(kept))
+    assert fit_small(learn, resume=True)['complete']
+    learn.model.kept = torch.zeros(9)
+    assert fit_small(learn, resume=True)['complete']
+    file.unlink()
+    fit_small(learn, resume=True)   # from the checkpoint
+    assert str(in_json(learn.model.kept))==str(in_json(kept))
+
+def test_what_no_checkpoint_can_hold_is_said_before_training(drawn):
+    trained = []
+    with pytest.raises(Exception) as e: fit_small(small(drawn, net=lambda: Keeps(Path('a')), cbs=Trains(trained)))
+    assert one_line(e, '_extra_state', 'get_extra_state') and not trained
+
+class Pairs(nn.Module):
+    def __init__(self): super().__init__(); self.body = nn.Sequential(nn.Flatten(), nn.Linear(3*32*32, 10))
+    def forward(self, x): return self.body(x),x
+class FirstOfPair(Callback):
+    def after_pred(self): self.learn.pred = self.pred[0]
+class TrainingNorm(nn.BatchNorm2d):
+    def forward(self, x): return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, True)
+class Counts(CrossEntropyLossFlat):
+    calls = 0
+    def __call__(self, *args): self.calls += 1; return super().__call__(*args)
+
+def test_a_net_that_needs_its_callbacks(drawn):
+    rec = fit_small(small(drawn, net=Pairs, cbs=FirstOfPair()))
+    assert rec['complete'] and fit_small(small(drawn, net=Pairs, cbs=FirstOfPair()), resume=True)==rec
+
+def test_a_net_of_two_inputs(drawn):
+    class Two(Pairs):
+        def forward(self, a, b): return self.body(a-b)
+    set_seed(1)
+    dls = DataBlock((ImageBlock,ImageBlock,CategoryBlock), n_inp=2, get_items=get_image_files, item_tfms=Resize(32),
+        splitter=GrandparentSplitter(valid_name='val'), getters=[noop,noop,parent_label]).dataloaders(drawn, path=drawn, bs=16,
+        num_workers=0)
+    rec = fit_small(get_learner(dls, Two(), 'fp32'))
+    assert rec['complete'] and rec['macs']==3*32*32*10
+
+def test_an_estimate_changes_nothing(drawn, monkeypatch):
+    "Neither what a norm has seen, nor what a loss has counted, nor what is drawn"
+    class Asks(Callback):
+        order = 70
+        def before_epoch(self): seen.append((self.model[0].running_mean.tolist(), self.loss_func.calls, torch.rand(1)))
+    seen = []
+    for fit in (fit_small, lambda learn: learn.fit_one_cycle(1, 1e-3)):
+        set_seed(1)
+        net = nn.Sequential(TrainingNorm(3), nn.Dropout(.5), nn.Flatten(), nn.Linear(3*32*32, 10))
+        fit(small(drawn, Counts(), lambda: net, cbs=Asks()))
+    assert seen[0]==seen[1]
+
+@pytest.mark.parametrize('tracker', [partial(EarlyStoppingCallback, patience=3), partial(SaveModelCallback, fname='best'),
+    partial(ReduceLROnPlateau, patience=2, factor=100)], ids=['stop','save','plateau'])
+@pytest.mark.parametrize('stop', [CtrlC('before_batch',0,2), CtrlC('after_epoch',1), CtrlC('before_batch',3,13), None],
+                         ids=['first','between','middle','finished'])
+def test_trackers_go_on(drawn, tracker, stop):
+    "What they have kept of the epochs before, too; here nothing counts as better after the first epoch"
+    def fit(*cbs, resume=False):
+        learn = tiny_learner(drawn, cbs=[tracker('valid_loss', min_delta=9.), *cbs])
+        return outcome(learn, measured_fit(learn, 6, 1e-2, file, resume, Learner.fit, model='a', recipe='b', size=32, seed=1))
+    whole = fit()
+    if stop:
+        with pytest.raises(KeyboardInterrupt): fit(stop)
+    else: file.unlink()
+    assert fit(resume=True)==whole
+
+@pytest.mark.parametrize('model, recipe', [('a/b','c'), ('a','b/c'), ('a','b\0c'), ('a\n','c'), ('a'*300,'c'), ('a','é'*110), ('a\\b','c')])
+def test_names_that_no_file_can_have(model, recipe):
+    with pytest.raises(Exception) as e: record_file('out', model, recipe, 1)
+    assert one_line(e, 'name', 'fewer letters')
+
+def test_what_is_done_last_may_return_nothing(drawn):
+    done = []
+    rec = fit_small(small(drawn), after=lambda *args: done.append(1))
+    assert done==[1] and rec['complete'] and load_json(file)==rec
+
+def test_a_net_that_cannot_be_timed_is_trained(drawn):
+    learn = small(drawn, net=Pairs, cbs=FirstOfPair())
+    fit_or_show(learn, 1, 1e-3, pd.DataFrame())
+    assert len(learn.recorder.values)==1

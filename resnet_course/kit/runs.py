@@ -14,9 +14,11 @@ from fastprogress.fastprogress import format_time
 import resnet_course
 from fastai.vision.all import *
 from fastai.callback.channelslast import ChannelsLast
+from fastai.callback.tracker import TrackerCallback
 from .files import CourseError, load_json, save_json, write_whole
+from .costs import copied
 from .photos import data_card
-from .identity import alike, check_run, check_same, net_macs, run_setup
+from .identity import alike, check_extra, checked_about, check_run, check_same, in_json, net_macs, net_start, plain, run_setup
 
 # %% ../../nbs/kit/runs.ipynb #58775120
 def hardware(device=None) -> dict:
@@ -64,10 +66,8 @@ class RunRecord(Callback):
         self.seen += len(self.pred)
     def after_epoch(self):
         if not len(self.learn.final_record): return   # an epoch that a resumed run skips
-        row = dict(zip(self.recorder.metric_names[1:], map(float, self.learn.final_record)))
-        losses = [row.get(k, 0.) for k in ('train_loss','valid_loss')]
-        if not all(map(math.isfinite, losses)) and 'diverged' not in self.about: self.diverged()
-        row = {k:v if math.isfinite(v) else None for k,v in row.items()}   # JSON has no NaN
+        row = {k:in_json(float(v) if isinstance(v, int) else v) for k,v in zip(self.recorder.metric_names[1:], self.learn.final_record)}
+        if None in (row.get('train_loss', 0), row.get('valid_loss', 0)) and 'diverged' not in self.about: self.diverged()
         row['train_accuracy'] = int(self.hits)/self.seen
         self.history.append(dict(epoch=self.epoch, **row, seconds=round(time.perf_counter()-self.start, 2)))
         save_json(self.file, self.record())
@@ -113,15 +113,6 @@ def first_batch(dls:DataLoaders) -> tuple: # as `one_batch`
         for dl in dls.loaders: dl.rng.seed(0)
         return dls.train.one_batch()
 
-# %% ../../nbs/kit/runs.ipynb #fbea4c98
-def _plain(o):
-    "`o` as dicts, lists, tuples, numbers and plain tensors: all that `torch.load(weights_only=True)` takes"
-    if isinstance(o, dict): return {k:_plain(v) for k,v in o.items()}
-    if isinstance(o, tuple): return tuple(map(_plain, o))
-    if is_listy(o): return list(map(_plain, o))
-    if isinstance(o, Tensor): return o.as_subclass(Tensor)
-    return o.item() if isinstance(o, np.generic) else o
-
 # %% ../../nbs/kit/runs.ipynb #b54cd19a
 class _Rest:
     "`dl` without its first `n` batches. They are loaded, so that the random states move on; then `then` is called"
@@ -134,16 +125,15 @@ class _Rest:
         yield from it
 
 # %% ../../nbs/kit/runs.ipynb #4ae13118
-def _load_state(file, about) -> dict:
-    "The state in `file`. Raises `CourseError` unless it is of the run that `about` describes"
+def _load_state(file) -> dict:
+    "The state in `file`. Raises `CourseError` unless a run of the course has left it there"
     try:
         state = torch.load(file, weights_only=True, map_location='cpu')
         alike(state['about'])
+        return state
     except Exception as e:
-        raise CourseError(f"{file} is not a complete checkpoint ({type(e).__name__}): delete it, "
-                          "or start without --resume") from None
-    check_same(file, state['about'], about)
-    return state
+        raise CourseError(f"{file} is not a complete checkpoint ({type(e).__name__}): delete it if nobody needs it, "
+                          "or write to another folder, with or without --resume") from None
 
 # %% ../../nbs/kit/runs.ipynb #92af9f8e
 def _scaler(learn): return getattr(learn, 'scaler', None)   # fastai's, of fp16, while it trains
@@ -155,6 +145,8 @@ def _gradients(net):
     grads = [p.grad for p in net.parameters()]
     return grads if any(g is not None and g.any() for g in grads) else []
 
+def _trackers(learn): return [o for o in learn.cbs if isinstance(o, TrackerCallback)]
+
 def _counting(learn): return [o for o in learn.cbs if isinstance(o, GradientAccumulation)]
 
 def _gather(ckpt, epoch, iter, rng) -> dict:
@@ -165,7 +157,8 @@ def _gather(ckpt, epoch, iter, rng) -> dict:
         model=learn.model.state_dict(), opt=learn.opt.state_dict(), scaler=scaler.state_dict() if scaler else {},
         recorder=dict({k:getattr(r,k) for k in _recorder}, smooth=(r.smooth_loss.count, r.smooth_loss.val)),
         history=record.history, spent=time.perf_counter()-record.start, hits=int(record.hits), seen=record.seen,
-        diverged=record.about.get('diverged'), grads=_gradients(learn.model), counts=[o.count for o in _counting(learn)])
+        diverged=record.about.get('diverged'), grads=_gradients(learn.model),
+        trackers=[{k:v for k,v in vars(o).items() if k in ('best','wait')} for o in _trackers(learn)], counts=[o.count for o in _counting(learn)])
 
 def _put_back(ckpt, s:dict):
     "Put the state `s` back into the learner and the record"
@@ -180,6 +173,8 @@ def _put_back(ckpt, s:dict):
     if s['diverged'] is not None: ckpt.run_record.about['diverged'] = s['diverged']
     for p,g in zip(learn.model.parameters(), s['grads']): p.grad = None if g is None else g.to(p.device)
     for o,n in zip(_counting(learn), s['counts']): o.count = n
+    for o in _trackers(learn): o.run = True
+    for o,kept in zip(_trackers(learn), s.get('trackers', ())): vars(o).update(kept)
 
 # %% ../../nbs/kit/runs.ipynb #35cd4326
 def _skip_to(ckpt, s:dict):
@@ -211,6 +206,26 @@ class _CtrlC:
         self.stop = True
 
 # %% ../../nbs/kit/runs.ipynb #825b0470
+_several = ("{}: a record is of one fit of {} epochs, and `fit` does another, or several: call `measured_fit` for each, "
+            "each with a file of its own")
+
+def _one_fit(ckpt):
+    "Raises `CourseError` where a second fit begins, or one of other epochs: `fine_tune` is made of two"
+    record,again = ckpt.run_record,ckpt.begun
+    ckpt.begun = True
+    if not again and ckpt.n_epoch==ckpt.epochs: return
+    if again: save_json(record.file, dict(load_json(record.file), complete=False))
+    raise CourseError(_several.format(record.file, ckpt.epochs))
+
+def _make_way(ckpt):
+    "The state to go on from, or None. Deletes what an earlier run has left: one that stops early is not taken for it"
+    state = _load_state(ckpt.file) if ckpt.file.exists() else None   # nor is somebody's own file overwritten
+    if state and ckpt.resume: check_same(ckpt.file, state['about'], ckpt.about)
+    else: ckpt.file.unlink(missing_ok=True)
+    going_on = state and ckpt.resume
+    for o in ckpt.makes if going_on else (*ckpt.makes, ckpt.run_record.file): Path(o).unlink(missing_ok=True)
+    return state if going_on else None
+
 # long: the events of one callback, in the order in which they come
 class Checkpoint(Callback):
     "Saves a run after each epoch, and after the current batch if Ctrl-C was pressed; goes on from what it saved"
@@ -220,15 +235,21 @@ class Checkpoint(Callback):
         resume:bool, # go on from `file` where there is one
         record:RunRecord, # its history is saved and restored too
         ctrl_c:_CtrlC, # says when to stop
-    ): self.file,self.resume,self.run_record,self.ctrl_c,self.state = Path(file),resume,record,ctrl_c,None
+        epochs:int, # of the whole run
+        makes=(), # files that are made of the trained net; those of an earlier run are deleted
+    ):
+        self.file,self.resume,self.run_record,self.ctrl_c,self.epochs,self.makes = file,resume,record,ctrl_c,epochs,makes
+        self.state,self.begun = None,False
     @property
     def about(self):
         about = {k:o for k,o in self.run_record.about.items() if k!='diverged'}
         return dict(about, epochs=self.n_epoch, precision=self.learn.precision, format=4)
     def before_fit(self):
         self.printer = self.learn.logger
-        if self.resume and self.file.exists(): self.state = _load_state(self.file, self.about)
-        self.file.with_name(f'{self.file.stem}.safetensors').unlink(missing_ok=True)   # of another run than the record
+        _one_fit(self)
+        check_extra(self.learn.model)
+        self.state = _make_way(self)
+        for o in _trackers(self.learn): o.run = not self.state   # they have seen the finished epochs
     def before_epoch(self):
         if self.state and self.epoch < self.state['epoch']:
             self.learn.logger = noop   # the finished epochs were printed when they ran
@@ -247,15 +268,16 @@ class Checkpoint(Callback):
             raise KeyboardInterrupt
     def after_train(self): self.trained_rng = _random_states(self.dls)
     def after_epoch(self):
-        if not len(self.learn.final_record): return
+        if not len(self.learn.final_record):
+            if self.epoch+1==self.n_epoch: _put_back(self, self.state)   # the run is finished
+            return
         self.epoch_rng = _random_states(self.dls)
         self.save(self.epoch+1, 0, self.epoch_rng)
     def after_fit(self):
-        if self.state: _put_back(self, self.state)   # of a run that is finished
         record = self.run_record
         if not record.file.exists(): save_json(record.file, record.record())
     def save(self, epoch, iter, rng):
-        state = _plain(_gather(self, epoch, iter, rng))
+        state = plain(_gather(self, epoch, iter, rng))
         with write_whole(self.file, 'wb') as f:
             try: torch.save(state, f)
             except RuntimeError as e: raise (e.__context__ if isinstance(e.__context__, OSError) else e)   # a full disk
@@ -278,19 +300,24 @@ def fit_seconds(
     "About how long `learn` would take on this device, from three steps of a copy; an image costs a third in validation"
     timer = _FirstSteps()
     in_the_step = [copy(o) for o in learn.cbs if isinstance(o, (MixedPrecision,ChannelsLast))]
-    twin = Learner(learn.dls, deepcopy(learn.model), learn.loss_func, learn.opt_func, cbs=in_the_step)
+    twin = Learner(learn.dls, copied(learn.model), deepcopy(learn.loss_func), learn.opt_func, cbs=in_the_step)
     with _only_looking(learn.dls), twin.no_bar(), twin.no_logging(): twin.fit(1, cbs=timer)
     return epochs * timer.seconds * (len(learn.dls.train) + learn.dls.valid.n/learn.dls.bs/3)
 
 # %% ../../nbs/kit/runs.ipynb #b4b67339
 def record_file(out:Path, model:str, recipe:str, seed:int) -> Path:
-    "Where in the folder `out` a run's record lies; its checkpoint (.pt) and weights (.safetensors) lie beside it"
-    return Path(out)/f'{model}-{recipe}-s{seed}.json'
+    """Where in the folder `out` a run's record lies; its checkpoint (.pt) and weights (.safetensors) lie beside it.
+    Raises `CourseError` for names that no file can have"""
+    stem = f'{model}-{recipe}-s{seed}'
+    if re.search(r'[\x00-\x1f/\\]', stem) or len(stem.encode(errors='replace'))>220:   # of 255; endings come to it
+        raise CourseError(f"{stem[:60]!r}{'...'*(len(stem)>60)} cannot be the name of a file: name model and recipe in "
+                          "fewer letters, without slashes and line breaks")
+    return Path(out)/f'{stem}.json'
 
 def command_line(*words, **options) -> str:
     "The `resnet_course` command of these words and options; an option that is None is left out"
     given = [f'--{k} {shlex.quote(str(v))}' for k,v in options.items() if v is not None]
-    return ' '.join(map(str, ('resnet_course',*words,*given)))
+    return ' '.join(('resnet_course', *(shlex.quote(str(o)) for o in words), *given))
 
 def beside(
     record:Path, # a file's name
@@ -306,14 +333,28 @@ def _there(file:Path, about:dict) -> dict: # empty, if there is none
         check_same(file, rec, about if 'setup' in rec else {k:o for k,o in about.items() if k!='setup'})
     return rec
 
+def _seen(learn, fit, size, file, resume) -> dict:
+    "What looking at a learner says: its parameters, multiply-adds and setup. Its weights may be those of a stopped run"
+    batch = first_batch(learn.dls)
+    n = getattr(learn.dls, 'n_inp', 1)
+    xb,yb = batch[:n],batch[n:]
+    with _only_looking(learn.dls):
+        set_seed(0)
+        if not resume or vars(learn).get('run_start', ('',))[0]!=file: learn.run_start = file,net_start(learn.model, *xb)
+        macs = net_macs(learn.model, xb[0], size, *xb[1:])
+        return dict(params=total_params(learn.model)[0], macs=macs,
+                    setup=run_setup(learn, fit, xb[0], *yb)|learn.run_start[1])
+
 few_steps = 100   # of the optimiser: of fewer a net learns little
 
 def _announce(learn, epochs, about):
     "Print what begins, and about how long it will take"
     n,steps = len(learn.dls.train),epochs*len(learn.dls.train)
+    try: time_it_takes = f"about {format_time(fit_seconds(learn, epochs))} on this device"
+    except Exception: time_it_takes = "for a time that cannot be told before"   # a step that needs the run's own callbacks
     print(f"{about['model']}, recipe {about['recipe']}: {epochs} epoch{'s'*(epochs!=1)} on {about['data']['name']}, "
           f"batches of {learn.dls.bs} at {about['size']} px, "
-          f"about {format_time(fit_seconds(learn, epochs))} on this device")
+          f"{time_it_takes}")
     if steps<few_steps: print(f"that is only {steps} step{'s'*(steps!=1)} of the optimiser, {n} in an epoch: a net learns "
                          "little from so few; give it more epochs, smaller batches or more photos")
 
@@ -325,29 +366,29 @@ def measured_fit(
     file:Path, # where the record goes, best from `record_file`
     resume:bool=False, # keep the record if it is complete, else go on from the checkpoint beside it
     fit=Learner.fit_one_cycle, # called with learner, epochs, lr and `cbs`
-    after=None, # called with learner, record and `file` once the net is trained; returns the record with more in it
+    after=None, # called with learner, record and `file` once the net is trained; may return the record with more in it
     makes=(), # files that `after` makes; without them a run is not finished
     **about # what the record says besides: command, model, recipe, size, seed ...
 ) -> dict: # the run's record, as written to `file`
     """A fit that leaves a record and a checkpoint. Ctrl-C loses nothing; a second one loses the epoch so far. Raises
     `CourseError` where `resume` finds another run"""
     file = Path(file)
+    epochs,lr = [o.item() if isinstance(o, (np.generic,Tensor)) and o.ndim==0 else o for o in (epochs,lr)]
+    about = checked_about(dict(about, lr=lr))
     check_run(epochs, about.get('seed', 0), file.parent)
-    xb,*_ = first_batch(learn.dls)
-    about = dict(name=file.name.removesuffix('.json'), **about, data=data_card(learn.dls), lr=lr,
-                 params=total_params(learn.model)[0], macs=net_macs(learn.model, xb, about['size']),
-                 setup=run_setup(learn, fit, xb))
+    if getattr(fit, 'func', fit) is Learner.fine_tune: raise CourseError(_several.format(file, epochs))
+    about = dict(name=file.name.removesuffix('.json'), **about, data=data_card(learn.dls),
+                 **_seen(learn, fit, about['size'], file, resume))
     there = _there(file, dict(about, epochs=epochs, precision=learn.precision)) if resume else {}
     if there.get('complete') and all(o.exists() for o in makes): return there
     if len(there.get('history', ()))<epochs: _announce(learn, epochs, about)
-    ckpt = beside(file, '.pt')
-    if not (resume and ckpt.exists()): file.unlink(missing_ok=True)   # else one that stops early finds an earlier run's
     record = RunRecord(file, after is not None, **about)
-    with _CtrlC() as ctrl_c: fit(learn, epochs, lr, cbs=[record, Checkpoint(ckpt, resume, record, ctrl_c)])
+    with _CtrlC() as ctrl_c:
+        fit(learn, epochs, lr, cbs=[record, Checkpoint(beside(file, '.pt'), resume, record, ctrl_c, epochs, makes)])
     rec = load_json(file)
     if stopped:=len(rec['history'])<epochs:
         print(f"{file}: a callback has ended the run in epoch {len(rec['history'])} of {epochs}: it is not complete")
     if not after or stopped: return rec
-    rec = dict(after(learn, rec, file), complete=True)
+    rec = dict(after(learn, rec, file) or rec, complete=True)
     save_json(file, rec)
     return rec
