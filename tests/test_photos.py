@@ -321,6 +321,25 @@ def test_what_is_no_picture_is_told(x, words):
     with pytest.raises(Exception) as e: Photo.create(x)
     assert one_line(e, 'not a readable image') and words in str(e.value)
 
+@pytest.mark.parametrize('shape', [(0,0), (0,5), (5,0), (0,5,3), (5,0,3)])
+@pytest.mark.parametrize('dtype', [np.uint8, bool, np.uint16, np.float32])
+def test_an_array_without_pixels(shape, dtype):
+    for read in (Photo.create, decode_photo):
+        with pytest.raises(Exception) as e: read(np.zeros(shape, dtype))
+        assert one_line(e, 'the given ndarray', '0 values')
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_tensors_of_every_precision(dtype):
+    x = np.asarray(Photo.create(TensorImage(torch.tensor(rgb).permute(2,0,1).to(dtype)))).astype(int)
+    assert abs(x-bytes_).max()<=1
+
+@pytest.mark.parametrize('text', [b'', b'{', b'[]', b'3', b'\xff', b'{"size": 3}'])
+def test_a_folder_with_an_odd_card_is_no_sample(tmp_path, text):
+    (tmp_path/'a').mkdir()
+    (tmp_path/'a'/'sample.json').write_bytes(text)
+    with pytest.raises(Exception) as e: make_sample(tmp_path/'a', 20, 20, 16)
+    assert one_line(e, tmp_path/'a', 'something other')
+
 def test_what_is_not_there_is_not_to_be_mended(tmp_path):
     (tmp_path/'dead.jpg').symlink_to(tmp_path/'nowhere')
     (tmp_path/'round.jpg').symlink_to(tmp_path/'round.jpg')

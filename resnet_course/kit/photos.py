@@ -20,9 +20,9 @@ _darkest = 4095   # 16-bit values up to here may as well be of 8, 10 or 12 bits
 
 def _to_bytes(x:np.ndarray, white=None) -> np.ndarray:
     "The values `x`, of which one may be known to be `white`, as 8-bit ones. Raises `ValueError` if nothing says which"
+    if x.dtype.kind not in 'biuf' or not x.size: raise ValueError(f'{x.size} values of the type {x.dtype}')
     if x.dtype==np.uint8: return x
     if x.dtype==bool: return x*np.uint8(255)
-    if x.dtype.kind not in 'iuf' or not x.size: raise ValueError(f'{x.size} values of the type {x.dtype}')
     low,high = x.min(),x.max()
     if not 0<=low<=high<np.inf: raise ValueError(f'its values run from {low:g} to {high:g}, not up from 0: save it with 8 bits')
 
@@ -37,6 +37,7 @@ def _from_array(x) -> Image.Image:
     "The picture in an array (h, w) or (h, w, channels), or in a `TensorImage` (channels, h, w)"
     if isinstance(x, Tensor):
         x = x.detach().cpu()
+        if x.dtype==torch.bfloat16: x = x.float()   # NumPy has no such type
         x = np.asarray(x.permute(1,2,0) if isinstance(x, TensorImage) and x.ndim==3 else x)
     if x.ndim==3 and x.shape[2]==1: x = x[...,0]
     if not (x.ndim==2 or x.ndim==3 and x.shape[2] in (2,3,4)):
