@@ -21,7 +21,10 @@ def n_workers(
     if testing() or n<4000: return 0
     wanted,shared = min(num_cpus(), 8),shared_memory()
     fit = int(min(wanted, max(0, shared/batch_bytes/2-1)))   # each keeps two batches ready, and two are in use
-    if fit<wanted:
+    if not shared:
+        print(f"0 of {wanted} processes load photos: they can share nothing here, for want of semaphores or of memory "
+              "(/dev/shm; a container has more with --shm-size=1g)")
+    elif fit<wanted:
         print(f"{fit} of {wanted} processes load photos: they share memory, of which {shared/1e6:.0f} MB are free here "
               "(/dev/shm; a container has more with --shm-size=1g)")
     return fit
@@ -59,8 +62,9 @@ def batch_for(
 def run_settings(path:Path) -> dict: # keyword arguments of `get_data`
     "Sizes and batch that suit the data: chapter 14's, or small ones for the drawn sample; no batch larger than the set"
     if card:=sample_card(path): return dict(presize=min(card['size'],72), resize=min(card['size'],64), bs=16)
+    if os.path.isdir(path): check_folder(path)
     train = Path(path)/'train'
-    n = len([f for f in photo_files(train) if f.parent.parent==train]) if train.is_dir() else 0
+    n = len([f for f in photo_files(train) if f.parent.parent==train]) if os.path.isdir(train) else 0
     return dict(presize=160, resize=128, bs=batch_for(n, 128))
 
 # %% ../nbs/01_data.ipynb #b83105a7
@@ -75,7 +79,7 @@ def _urls(presize):
 def imagenette_on_disk(presize:int=160):
     """The smallest of fastai's copies of Imagenette on this disk that has `presize` pixels, or None. Raises
     `CourseError` for one that was not unpacked to the end"""
-    found = first(f for u in _urls(presize) if (f:=fastai_path('data')/Path(u).stem).is_dir())
+    found = first(f for u in _urls(presize) if os.path.isdir(f:=fastai_path('data')/Path(u).stem))
     return found and _whole(found, 13394, "Imagenette's")
 
 def _whole(path, n, whose):
@@ -91,21 +95,21 @@ def course_path(
     "Where the photos are. Raises `CourseError` for an unknown name, and for a folder that is not there"
     env = os.environ.get('RESNET_COURSE_DATA')
     name = str(name or env or 'imagenette')
+    if name=='imagenette' and env and env!='sample' and not testing(): name = env
     if name in _small_sets: return _small_set(name)
     if name=='sample' or testing() and name=='imagenette': return _drawn(dict(n_train=80, n_val=40, size=48))
-    if name=='imagenette' and env and env!='sample': name = env
     if name=='imagenette':
         return imagenette_on_disk(presize) or _download(_urls(presize)[0], untar_data,
             "set RESNET_COURSE_DATA to a folder that holds Imagenette, "
             "or go on with the drawn sample: RESNET_COURSE_DATA=sample")
-    path = Path(name).expanduser()
-    if path.suffix=='.zip' and os.path.isfile(path): return path
+    path = Path(os.path.expanduser(name))
+    if path.suffix.lower()=='.zip' and os.path.isfile(path): return path
     try: os.lstat(path)
     except FileNotFoundError:
         raise CourseError(f"{name}: no such folder, and no data set of that name; "
                           f"use {', '.join(map(repr, ('imagenette','sample',*_small_sets)))} "
                           "or a folder with train/<class>/ and val/<class>/") from None
-    except OSError: pass   # `check_folder` says it
+    except (OSError, ValueError): pass   # `check_folder` says it
     check_folder(path)
     return path
 
@@ -127,9 +131,11 @@ def _small_set(name):
         path = _drawn(dict(n_train=120, n_val=40, size=32), n_train=1000, n_val=1000, size=32)
         return path/'train' if name=='signs' else path
     if given:=os.environ.get(var):
-        path = Path(given).expanduser()
-        if path.exists(): return path
-        raise CourseError(f"{path}: no such folder or zip; correct or unset {var}")
+        path = Path(os.path.expanduser(given))
+        try: return os.stat(path) and path
+        except FileNotFoundError: reason = 'no such folder or zip'
+        except (OSError, ValueError) as e: reason = f"it cannot be opened ({getattr(e,'strerror',None) or first_line(e)})"
+        raise CourseError(f"{path}: {reason}; correct or unset {var}")
     if name=='cifar10':
         path = _download(URLs.CIFAR, untar_data, f"set {var} to a folder or zip that holds CIFAR-10")
         return _whole(path, 60000, "CIFAR-10's")

@@ -180,7 +180,7 @@ def random_squares(h, w, rng):
 
 def center_squares(h, w, rng=None, share=1.):
     "Squares of `share` times the shorter side from the middle: (n, 4)"
-    s = (share*np.minimum(h, w)).round().astype(int)
+    s = (share*np.minimum(h, w)).round().astype(int).clip(1)
     return np.stack([(h-s)//2, (w-s)//2, s, s], 1)
 
 # %% ../nbs/12_loading.ipynb #d2eea1f4

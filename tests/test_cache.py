@@ -401,6 +401,10 @@ def test_squares_have_fastais_chances(h, w, monkeypatch):
     tfm(im, split_idx=1)   # validation
     assert tuple(center_squares(np.array([h]), np.array([w]))[0])==boxes[-1]
 
+def test_a_square_has_a_pixel():
+    h,w = np.ones((2,3), int)
+    for share in (.1,.4,1.): assert center_squares(h, w, share=share).tolist()==[[0,0,1,1]]*3
+
 def test_tiny_photos_have_crops():
     assert (random_crops(np.ones(500,int), np.ones(500,int), np.random.default_rng(0), .01)==[0,0,1,1]).all()
 

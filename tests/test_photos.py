@@ -321,6 +321,25 @@ def test_what_is_no_picture_is_told(x, words):
     with pytest.raises(Exception) as e: Photo.create(x)
     assert one_line(e, 'not a readable image') and words in str(e.value)
 
+@pytest.mark.parametrize('shape', [(0,0), (0,5), (5,0), (0,5,3), (5,0,3)])
+@pytest.mark.parametrize('dtype', [np.uint8, bool, np.uint16, np.float32])
+def test_an_array_without_pixels(shape, dtype):
+    for read in (Photo.create, decode_photo):
+        with pytest.raises(Exception) as e: read(np.zeros(shape, dtype))
+        assert one_line(e, 'the given ndarray', '0 values')
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_tensors_of_every_precision(dtype):
+    x = np.asarray(Photo.create(TensorImage(torch.tensor(rgb).permute(2,0,1).to(dtype)))).astype(int)
+    assert abs(x-bytes_).max()<=1
+
+@pytest.mark.parametrize('text', [b'', b'{', b'[]', b'3', b'\xff', b'{"size": 3}'])
+def test_a_folder_with_an_odd_card_is_no_sample(tmp_path, text):
+    (tmp_path/'a').mkdir()
+    (tmp_path/'a'/'sample.json').write_bytes(text)
+    with pytest.raises(Exception) as e: make_sample(tmp_path/'a', 20, 20, 16)
+    assert one_line(e, tmp_path/'a', 'something other')
+
 def test_what_is_not_there_is_not_to_be_mended(tmp_path):
     (tmp_path/'dead.jpg').symlink_to(tmp_path/'nowhere')
     (tmp_path/'round.jpg').symlink_to(tmp_path/'round.jpg')
@@ -347,7 +366,7 @@ def slim(monkeypatch):
     for o in (fastai.data.transforms, photos, data): monkeypatch.setattr(o, 'image_extensions', {'.bmp'}, raising=False)
 
 def suffix_set(path, suffix):
-    path = photo_set(path)
+    path = photo_set(path, n=2)
     for f in [*path.rglob('*.jpg')]: f.rename(f.with_suffix(suffix))
     return path
 
@@ -356,11 +375,9 @@ def test_photos_are_the_same_on_every_machine(tmp_path, slim, suffix):
     path = suffix_set(tmp_path/'set', suffix)
     jpgs = suffix_set(tmp_path/'again'/'set', suffix)
     photo(path/'train'/'cat'/f'more{suffix}', format='PNG')
-    assert len(photos_by_class(path)['train']['cat'])==5 and fingerprint(path)!=fingerprint(jpgs)
-    assert len(load_arrays(path)[0])==9 and broken_images(path)==[]
-    assert get_data(path, 32, 32, 4).train.n==cached_data(path, 32, 32, 4, cache=False).train.n==9
-    for i in range(9,80): shutil.copy(path/'train'/'cat'/f'more{suffix}', path/'train'/'cat'/f'{i}-more{suffix}')
-    assert run_settings(path)['bs']==10   # eight steps of 80 photos
+    assert len(photos_by_class(path)['train']['cat'])==3 and fingerprint(path)!=fingerprint(jpgs)
+    assert run_settings(path)['bs']==5 and len(load_arrays(path)[0])==5 and broken_images(path)==[]
+    assert get_data(path, 32, 32, 4).train.n==cached_data(path, 32, 32, 4, cache=False).train.n==5
 
 def test_every_common_suffix_is_a_photo(tmp_path):
     Image.init()
@@ -420,6 +437,54 @@ def test_a_folder_that_may_be_listed_and_not_entered(tmp_path, monkeypatch):
     monkeypatch.setattr(os, 'access', lambda p, mode: Path(p)!=path/'train'/'dog' and access(p, mode))
     with pytest.raises(Exception) as e: photos_by_class(path)
     assert one_line(e, path/'train'/'dog', 'Permission denied')
+
+@pytest.mark.parametrize('read', [*readers, 'run_settings', 'course_path'])
+def test_a_data_folder_that_may_not_be_entered(tmp_path, monkeypatch, read):
+    "Its names may be listed, and none of them looked at"
+    path,access,stat = photo_set(tmp_path/'set'),os.access,os.stat
+    def looked_at(p, *args, **kwargs):
+        if not isinstance(p, int) and path in Path(p).parents: raise PermissionError(errno.EACCES, 'Permission denied', str(p))
+        return stat(p, *args, **kwargs)
+    monkeypatch.setattr(os, 'access', lambda p, mode: Path(p)!=path and access(p, mode))
+    monkeypatch.setattr(os, 'stat', looked_at)
+    with pytest.raises(Exception) as e: {**readers, 'run_settings':run_settings, 'course_path':course_path}[read](path)
+    assert one_line(e, path, 'Permission denied', 'make it readable')
+
+@pytest.mark.parametrize('error, words', [(MemoryError(), 'no memory'), (OSError(12, 'Cannot allocate memory'), 'no memory'),
+    (OSError(24, 'Too many open files'), 'ulimit'), (OSError(23, 'Too many open files in system'), 'ulimit')])
+def test_the_machines_fault_is_not_the_photos(tmp_path, monkeypatch, error, words):
+    f = photo(tmp_path/'a.png')
+    def fail(*args): raise error
+    monkeypatch.setattr(Image, 'open', fail)
+    for read in (Photo.create, decode_photo):
+        with pytest.raises(Exception) as e: read(f)
+        assert one_line(e, f, words) and not any(o in str(e.value) for o in ('repair','remove','not a readable'))
+    with pytest.raises(Exception) as e: Photo.create(b'x')
+    if isinstance(error, MemoryError): assert one_line(e, 'no memory', 'the given bytes')
+
+@pytest.mark.parametrize('name', ['~nobody-of-this-name/x', 'a\0b', 'a\ud800b', '~nobody-of-this-name'])
+def test_a_name_that_is_no_path(monkeypatch, name):
+    def of_signs(name):
+        monkeypatch.setattr(os, 'environ', {**os.environ, 'RESNET_COURSE_SIGNS':name})
+        return course_path('signs')
+    for read in (course_path, photos_by_class, of_signs):
+        with pytest.raises(Exception) as e: read(name)
+        assert one_line(e) and ('path' in str(e.value) or 'no such folder' in str(e.value) or 'opened' in str(e.value))
+
+def test_the_variable_may_name_a_small_set(tmp_path, monkeypatch):
+    monkeypatch.setenv('RESNET_COURSE_CIFAR10', str(photo_set(tmp_path/'small')))
+    monkeypatch.setenv('RESNET_COURSE_DATA', 'cifar10')
+    assert course_path()==course_path('imagenette')==course_path('cifar10')==tmp_path/'small'
+
+def test_a_zip_in_capitals(tmp_path):
+    path = photo_set(tmp_path/'set')
+    f = Path(shutil.make_archive(tmp_path/'a', 'zip', path)).rename(tmp_path/'A.ZIP')
+    assert course_path(f)==f and data_name(f)=='A' and len(load_arrays(f)[0])==8
+
+def test_no_semaphores_are_told(monkeypatch, capsys):
+    monkeypatch.setattr(data, 'shared_memory', lambda: 0)
+    assert n_workers(10_000)==0
+    assert 'semaphores' in capsys.readouterr().out
 
 @pytest.mark.parametrize('link', ['train/emu','val/cat/9.jpg','train/cat/9','val/dog/deep/9.jpg'])
 @pytest.mark.parametrize('target', ['nowhere','itself'])

@@ -34,7 +34,7 @@ def _mnist(path, split):
 
 def _images(path):
     "The folder in a folder or zip that holds train/, the files below it, the folders in train/, and what opens a file"
-    if path.is_file():
+    if zipped:=os.path.isfile(path):
         try: zipped = ZipFile(path)
         except (OSError, BadZipFile) as e:
             raise CourseError(f"{path} is not a complete zip ({first_line(e)}): "
@@ -46,12 +46,12 @@ def _images(path):
     else: files,opener = photo_files(path, None),lambda f: partial(open, f, 'rb')
 
     within = [f.relative_to(path).parts[:-1] for f in files]
-    tops = sorted({o[:o.index('train')] for o in within if 'train' in o}, key=len)
+    tops = sorted({o[:o.index('train')] for o in within if 'train' in o}, key=lambda o: (len(o),o))
     if len(tops)>1 and len(tops[0])==len(tops[1]):
         one,two = ('/'.join(o) for o in tops[:2])
         raise CourseError(f"{path} holds several sets, such as {one} and {two}: give one of them")
     top = path.joinpath(*first(tops) or ())
-    folders = {f.parent for f in files} | set(empty if path.is_file() else
+    folders = {f.parent for f in files} | set(empty if zipped else
                                               (o for o in (top/'train').glob('[!.]*') if o.is_dir()))
     return top, files, {o for f in folders for o in (f, *f.parents) if o.parent==top/'train'}, opener
 
@@ -67,7 +67,7 @@ def load_arrays(
 ) -> tuple: # x_train, y_train, x_val, y_val, classes; x is uint8 (n, c, h, w), y is int64 (n,)
     "All pictures of a small set, which have one size. Raises `CourseError` for a set that cannot be loaded"
     path = Path(path)
-    if path.is_dir() and (images:=first(path.rglob('train-images-idx3-ubyte.gz'))):
+    if os.path.isdir(path) and (images:=first(path.rglob('train-images-idx3-ubyte.gz'))):
         train,val = _mnist(images, 'train'),_mnist(images, 't10k')
         if train[0].shape[1:]!=val[0].shape[1:]:
             raise CourseError(f"{images} holds pictures of another size than those of t10k: fetch both again")

@@ -20,9 +20,9 @@ _darkest = 4095   # 16-bit values up to here may as well be of 8, 10 or 12 bits
 
 def _to_bytes(x:np.ndarray, white=None) -> np.ndarray:
     "The values `x`, of which one may be known to be `white`, as 8-bit ones. Raises `ValueError` if nothing says which"
+    if x.dtype.kind not in 'biuf' or not x.size: raise ValueError(f'{x.size} values of the type {x.dtype}')
     if x.dtype==np.uint8: return x
     if x.dtype==bool: return x*np.uint8(255)
-    if x.dtype.kind not in 'iuf' or not x.size: raise ValueError(f'{x.size} values of the type {x.dtype}')
     low,high = x.min(),x.max()
     if not 0<=low<=high<np.inf: raise ValueError(f'its values run from {low:g} to {high:g}, not up from 0: save it with 8 bits')
 
@@ -37,6 +37,7 @@ def _from_array(x) -> Image.Image:
     "The picture in an array (h, w) or (h, w, channels), or in a `TensorImage` (channels, h, w)"
     if isinstance(x, Tensor):
         x = x.detach().cpu()
+        if x.dtype==torch.bfloat16: x = x.float()   # NumPy has no such type
         x = np.asarray(x.permute(1,2,0) if isinstance(x, TensorImage) and x.ndim==3 else x)
     if x.ndim==3 and x.shape[2]==1: x = x[...,0]
     if not (x.ndim==2 or x.ndim==3 and x.shape[2] in (2,3,4)):
@@ -91,13 +92,18 @@ def _reason(e) -> str:
 
 def _no_file(file, e) -> str:
     "The line about a file or folder that the system will not open, or '' if it is opened"
+    code = getattr(e, 'errno', None)
+    if isinstance(e, MemoryError) or code==errno.ENOMEM: return f"no memory is left to read {file}: make some free"
+    if code in (errno.EMFILE, errno.ENFILE):
+        return f"{file} cannot be opened ({e.strerror}): close some, or allow more with `ulimit -n`"
     if isinstance(e, FileNotFoundError):
         if os.path.islink(file): return f"{file} is a link that leads nowhere; mend or remove it"
         return f"{file}: no such file; give the path of one that is there"
     if isinstance(e, IsADirectoryError): return f"{file} is a folder; give the path of a photo in it"
-    if getattr(e, 'errno', None): return f"{file} cannot be opened ({e.strerror}); make it readable or remove it"
+    if code: return f"{file} cannot be opened ({e.strerror}); make it readable or remove it"
     return ''
 
+# %% ../../nbs/kit/photos.ipynb #5c6a1e0e
 def read_photo(
     photo, # a path, bytes, an open file, a function that opens one, a PIL image, an array, or a `TensorImage`
     name=None, # what it is called if it cannot be read; None: its path
@@ -106,6 +112,7 @@ def read_photo(
     try: return _picture(photo)
     except Exception as e:   # no library documents what its decoders may raise
         if name is None and not isinstance(photo, (str,Path)):
+            if isinstance(e, MemoryError): raise CourseError(_no_file(f"the given {type(photo).__name__}", e)) from None
             raise CourseError(f"the given {type(photo).__name__} is not a readable image ({_reason(e)})") from None
         name = name or photo
         raise CourseError(_no_file(name, e) or f"{name} is not a readable image ({_reason(e)}): repair or remove it; "
@@ -133,8 +140,12 @@ def _refuse(path, e):
 
 def check_folder(path):
     "Raises `CourseError` unless `path` is a folder that can be listed"
-    try: os.scandir(path).close()
+    try:
+        os.scandir(path).close()
+        if not os.access(path, os.X_OK): raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as e: _refuse(path, e)
+    except ValueError as e:
+        raise CourseError(f"{ascii(str(path))} is no path ({first_line(e)}); give that of a folder") from None
 
 # %% ../../nbs/kit/photos.ipynb #896a458b
 def _walk(folder, fault, above=()):
@@ -181,7 +192,7 @@ def decode_photo(
 ) -> np.ndarray: # uint8, (h, w, 3)
     "A photo as `Photo` opens it, the common kinds of JPEG by torchvision's faster decoder"
     if not isinstance(photo, (str,Path)): return np.array(read_photo(photo))
-    with suppress(ImportError, OSError, RuntimeError):   # `read_photo` can do it too, or says what is wrong
+    with suppress(ImportError, MemoryError, OSError, RuntimeError):   # `read_photo` can do it too, or says what is wrong
         from torchvision.io import decode_image   # here, because torchvision means to drop it some day
         data = Path(photo).read_bytes()
         if data.startswith(b'\xff\xd8'):
@@ -291,7 +302,7 @@ def sample_card(path):
 def data_name(path:Path) -> str:
     "What a record calls the data in `path`: 'sample' for the drawn set or a part of it, else the name of folder or zip"
     if sample_card(path): return 'sample'
-    return os.fsencode(Path(path).resolve().name).decode(errors='replace').removesuffix('.zip')
+    return re.sub(r'(?i)\.zip$', '', os.fsencode(Path(path).resolve().name).decode(errors='replace'))
 
 # %% ../../nbs/kit/photos.ipynb #917f7c38
 @lru_cache(4)
@@ -308,8 +319,8 @@ def fingerprint(
 ) -> str: # 16 hex digits
     "Changes when a photo changes, comes, goes or moves to another class or split; not with dates or the folder's name"
     path = Path(path).absolute()
-    folders = [path/s for s in ('train','val','test') if (path/s).is_dir()] or [path]
-    files = [str(path)] if path.is_file() else [f for o in folders for f in _files(o, photo_suffixes|{'.gz'})]
+    folders = [path/s for s in ('train','val','test') if os.path.isdir(path/s)] or [path]
+    files = [str(path)] if os.path.isfile(path) else [f for o in folders for f in _files(o, photo_suffixes|{'.gz'})]
     above = len(path.as_posix().rstrip('/'))+1
     def name(f): return unicodedata.normalize('NFC', f.replace(os.sep, '/')[above:]) or '.'
     try:

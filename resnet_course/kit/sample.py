@@ -160,7 +160,8 @@ def make_sample(
     card = {k: check_size(k, v, int(k=='size')) for k,v in card.items()}
     def there():
         if not dest.exists(): return False
-        if (dest/'sample.json').exists() and json.loads((dest/'sample.json').read_text())==card: return True
+        with suppress(OSError, ValueError):
+            if json.loads((dest/'sample.json').read_text())==card: return True
         raise CourseError(f"{dest} holds something other than the sample {card}: delete it, or name another folder")
     if there(): return dest
     try:
