@@ -18,6 +18,8 @@ class CourseError(Exception):
         if re.match(r'Caught CourseError in .*\nOriginal Traceback', text):   # by a DataLoader's worker
             text = re.sub(r'^[\w.]*CourseError: ', '', text.strip().split('\n')[-1])
         super().__init__(' '.join(text.splitlines()))   # a name may hold line breaks
+    def __str__(self):   # in a callback, fastai puts a line before it
+        return re.sub(r'^(Exception occured in `\w+` when calling event `\w+`:\s*)+', '', super().__str__())
 
 def first_line(e:BaseException) -> str:
     "The first line of what `e` says, or its kind if it says nothing"
