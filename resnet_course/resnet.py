@@ -22,6 +22,7 @@ def resnet_stem(
 # %% ../nbs/05_resnet.ipynb #cd43db93
 class ResNet(nn.Sequential):
     "Stem, four stages of blocks, pooled linear head: (bs, c_in, h, w) to (bs, n_out). He et al. 2018, ResNet-D"
+    __jit_unused_properties__ = ['stages','body']   # `torch.jit.script` would compile them
     def __init__(self,
         n_out:int, # classes
         layers, # blocks in each of the four stages

@@ -21,6 +21,9 @@ from resnet_course.speed import (_ConvAsProduct, _loops, c_loops, fast_learner, 
                                  FastSequential, FusedAdam, slow_down, speed_up, TrimMemory)
 from conftest import one_line, tiny_learner
 
+@pytest.fixture(autouse=True)
+def small_batches_too(monkeypatch): monkeypatch.setattr(FastNorm, 'least', 0)
+
 needs_cc = pytest.mark.skipif(_loops(torch.float32) is None, reason='no C compiler')
 def rel(a, b): return ((a-b).norm()/b.norm().clamp(min=1e-12)).item()
 def random_norms(net):
@@ -167,6 +170,19 @@ def test_norm_gives_way():
     with pytest.raises(ValueError, match='more than 1 value'): fast(torch.randn(1,4,1,1))
     with pytest.raises(ValueError, match='4D'): fast(torch.randn(2,4))
     with pytest.raises(RuntimeError, match='4'): fast(torch.randn(2,5,3,3))   # not the memory behind the weights
+
+@needs_cc
+def test_a_small_batch_is_left_to_pytorch(monkeypatch):
+    "Where the calls cost more than the passes"
+    used = []
+    apply = speed._NormAct.apply
+    monkeypatch.setattr(speed._NormAct, 'apply', lambda *args: used.append(1) or apply(*args))
+    monkeypatch.setattr(FastNorm, 'least', 2**12)
+    net = speed_up(norm_act(4, True))
+    for shape,n in (((8,4,8,15),0), ((8,4,8,16),1)):
+        used.clear()
+        net(torch.randn(shape))
+        assert len(used)==n
 
 def test_without_a_compiler(monkeypatch):
     "Plain PyTorch, with the same result"
@@ -487,6 +503,7 @@ def test_tensors_that_lie_oddly_in_memory(name):
 def run_apart(code):
     "What a new process prints: a crash of C must not end the tests"
     start = 'import torch; from fastai.vision.all import *; from resnet_course.speed import *; torch.manual_seed(0)\n'
+    start += 'FastNorm.least = 0\n'
     res = subprocess.run([sys.executable, '-W', 'ignore', '-c', start+code], capture_output=True, text=True)
     assert res.returncode==0, res.stderr[-500:]
     return res.stdout.strip()
