@@ -11,7 +11,8 @@ from resnet_course.kit.identity import check_same, net_macs, run_setup
 from resnet_course.kit.results import plot_history, results
 from resnet_course.kit.runs import command_line, measured_fit
 from resnet_course.data import get_data
-from resnet_course.loading import cached_data, random_crops
+from resnet_course.fcn import get_fcn
+from resnet_course.loading import cached_chapter_data, cached_data, random_crops
 from resnet_course.training import get_learner
 from resnet_course.resnet import resnet18, ResNet
 from resnet_course.preact import preact_resnet
@@ -362,3 +363,20 @@ def test_a_record_that_says_less(drawn):
     assert fit(True, a=1, newer=2)==rec
     with pytest.raises(Exception) as e: fit(True, a=2, newer=2)
     assert one_line(e, file, 'settings')
+
+# --- nothing is drawn before the fit ----------------------------------------------------------------------------
+@pytest.mark.parametrize('loaders', [get_data, cached_data, cached_chapter_data])
+def test_looking_at_a_learner_draws_nothing(drawn, loaders):
+    "A seed gives the run that it always gave: the random states at the start of the fit are those before the call"
+    states = []
+    class Look(Callback):
+        order = -1000
+        def before_fit(self): states.append((torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist(),
+                                             [dl.rng.getstate() for dl in self.dls.loaders]))
+    set_seed(3)
+    learn = get_learner(loaders(drawn, 24, 16, 16), get_fcn(10, widths=(4,8)), 'fp32', cbs=Look())
+    look, = [o for o in learn.cbs if isinstance(o, Look)]
+    look.before_fit()
+    measured_fit(learn, 1, 1e-2, Path('out/fcn-small-s3.json'), model='fcn', recipe='small', size=16, seed=3)
+    (torch_before,*before),*_,(torch_at,*at) = states
+    assert torch.equal(torch_before, torch_at) and before==at

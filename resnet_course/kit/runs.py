@@ -336,10 +336,10 @@ def _there(file:Path, about:dict) -> dict: # empty, if there is none
 def _seen(learn, fit, size, file, resume) -> dict:
     "What looking at a learner says: its parameters, multiply-adds and setup. Its weights may be those of a stopped run"
     batch = first_batch(learn.dls)
-    n = getattr(learn.dls, 'n_inp', 1)
-    xb,yb = batch[:n],batch[n:]
     with _only_looking(learn.dls):
         set_seed(0)
+        n = getattr(learn.dls, 'n_inp', 1)   # to find out, fastai may make a batch
+        xb,yb = batch[:n],batch[n:]
         if not resume or vars(learn).get('run_start', ('',))[0]!=file: learn.run_start = file,net_start(learn.model, *xb)
         macs = net_macs(learn.model, xb[0], size, *xb[1:])
         return dict(params=total_params(learn.model)[0], macs=macs,
