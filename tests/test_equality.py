@@ -260,9 +260,9 @@ def test_a_broken_file(saved, tmp_path):
 
 def test_no_file(tmp_path):
     (tmp_path/'dir.safetensors').mkdir()
-    for name in ('none.safetensors', 'dir.safetensors'):
+    for name,words in (('none.safetensors','no such file'), ('dir.safetensors','not a complete safetensors file')):
         with pytest.raises(Exception) as e: from_timm(tmp_path/name)
-        assert one_line(e, tmp_path/name, 'not a complete safetensors file')
+        assert one_line(e, tmp_path/name, words)
 
 def test_by_name(saved, monkeypatch):
     ref,_ = saved(18)
