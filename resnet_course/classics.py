@@ -211,7 +211,8 @@ def _timm_weights(name) -> dict:
     if str(name).endswith('.safetensors'):
         _check_config(name)
         try: return load_file(name)
-        except FileNotFoundError: raise CourseError(f"{name}: no such file; give one that timm can read, or a model's name") from None
+        except FileNotFoundError:
+            raise CourseError(f"{name}: no such file; give one that timm can read, or a model's name") from None
         except (OSError, SafetensorError) as e:
             raise CourseError(f"{name} is not a complete safetensors file ({e}): download or save it again") from None
     if not re.fullmatch(_timm_names, str(name)):
