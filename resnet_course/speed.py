@@ -285,10 +285,10 @@ class FastNorm(_Fast, nn.BatchNorm2d):
     least = 2**20   # numbers in a batch; with fewer, the calls cost more than the passes
     def _pays(self, x):
         own = self.weight,self.bias,self.running_mean,self.running_var
-        return (self.training and self.track_running_stats and self.momentum is not None and self.eps>0
+        return (self.training and isinstance(x, Tensor) and x.numel()>=self.least and self.track_running_stats
+                and self.momentum is not None and self.eps>0
                 and all(o is not None for o in (*own, self.num_batches_tracked)) and _is_ordinary(x, *own)
-                and x.ndim==4 and x.numel()>x.shape[1]>0 and x.numel()>=self.least
-                and all(o.shape==(x.shape[1],) for o in own)
+                and x.ndim==4 and x.numel()>x.shape[1]>0 and all(o.shape==(x.shape[1],) for o in own)
                 and x.dtype in _bits and {o.dtype for o in own}=={torch.promote_types(x.dtype, torch.float)}
                 and _loops(x.dtype) is not None)
     def norm_act(self, x, relu):
