@@ -13,7 +13,7 @@ from fastai.vision.all import *
 from itertools import product   # after fastai, which has another
 from .kit.files import CourseError, save_json
 from .kit.arrays import load_arrays
-from .kit.costs import copied, evaluating
+from .kit.costs import copied, evaluating, has_hooks
 from .kit.runs import commit, hardware, versions
 from .training import choose_precision
 from .degradation import degradation_experiment
@@ -39,19 +39,16 @@ class _Follow(torch.fx.Tracer):
     def __init__(self):
         super().__init__()
         self.read = set()
-    def is_leaf_module(self, m, name): return super().is_leaf_module(m, name) or _has_hooks(m)
+    def is_leaf_module(self, m, name): return super().is_leaf_module(m, name) or has_hooks(m)
     def getattr(self, attr, value, cache):
         if isinstance(value, Tensor): self.read.add(id(value))
         return super().getattr(attr, value, cache)
-
-def _has_hooks(m):
-    return any(vars(m)[f'_{o}_hooks'] for o in ('forward','forward_pre','backward','backward_pre'))
 
 def _can_fold(conv, norm, read):
     "Are they what their types say, of one number format that has digits enough, and nobody has `read` their weights?"
     if (type(conv),type(norm))!=(nn.Conv2d,nn.BatchNorm2d) or norm.running_mean is None or norm.running_var is None:
         return False
-    if any(m.training or 'forward' in vars(m) or _has_hooks(m) for m in (conv,norm)): return False
+    if any(m.training or 'forward' in vars(m) or has_hooks(m) for m in (conv,norm)): return False
     ts = [*conv.parameters(), *conv.buffers(), *norm.parameters(), norm.running_mean, norm.running_var]
     alike = len({(o.dtype,o.device) for o in ts})==1 and conv.weight.dtype in (torch.float32,torch.float64)
     return alike and norm.num_features==conv.out_channels and not read & {id(o) for o in ts}

@@ -12,7 +12,8 @@ from safetensors import safe_open, SafetensorError
 from fastai.vision.all import *
 from dataclasses import asdict, dataclass, fields, replace   # after fastai, which has another `asdict`
 from .kit.files import check_name, CourseError, first_line, write_whole
-from .kit.identity import check_run, is_lazy, net_digest, try_out
+from .kit.costs import is_lazy
+from .kit.identity import check_run, net_digest, try_out
 from .kit.photos import data_name, photos_by_class, sample_card
 from .kit.weights import agree, check_net, packed, says
 from .kit.runs import beside, command_line, few_steps, measured_fit, record_file

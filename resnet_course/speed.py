@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 from torch.optim.adamw import adamw
 from fastai.vision.all import *
 from .kit.files import CourseError, first_line
+from .kit.costs import has_hooks
 from .training import get_learner
 
 # %% ../nbs/13_speed.ipynb #805048f3
@@ -306,8 +307,7 @@ class FastNorm(_Fast, nn.BatchNorm2d):
     def forward(self, x): return self.norm_act(x, False) if self._pays(x) else super().forward(x)
 
 # %% ../nbs/13_speed.ipynb #10daeb9c
-def _is_watched(m): return (m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks
-                            or 'forward' in vars(m) or _has_any_global_hook())
+def _is_watched(m): return has_hooks(m) or 'forward' in vars(m) or _has_any_global_hook()
 
 def _pays_together(x, norm, relu=None):
     return (type(norm) is FastNorm and type(relu) is nn.ReLU and not _is_watched(norm) and not _is_watched(relu)

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from fastai.vision.all import *
 from fastai.callback.channelslast import ChannelsLast
 from .kit.files import check_name, CourseError
-from .kit.identity import check_run, is_lazy, try_out
+from .kit.costs import is_lazy
+from .kit.identity import check_run, try_out
 from .kit.runs import command_line, first_batch, fit_seconds, measured_fit, record_file
 from .data import course_path
 
