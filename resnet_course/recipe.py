@@ -26,7 +26,7 @@ from .bottleneck import resnet101, resnet152, resnet50
 from .loading import (cached_chapter_data, cached_data, center_squares, chapter_tfms, PhotoCrops, PhotoFiles,
                                    random_crops, random_squares)
 from .speed import fast_learner, FusedAdam
-from .ingredients import (AlternatingCrops, Averaged, blur_pool, EMA, EpochPlan, kept, max_blur_pool, muon,
+from .ingredients import (AlternatingCrops, Averaged, blur_pool, EMA, EpochPlan, kept, max_blur_pool, Muon,
                                        pool_not_stride, pool_shortcuts, with_activation)
 
 # %% ../nbs/15_recipe.ipynb #701d3a50
@@ -36,7 +36,7 @@ course_nets = dict(fcn=get_fcn, resblock=partial(get_fcn, block=partial(ResBlock
 
 # %% ../nbs/15_recipe.ipynb #d47710b1
 _choices = dict(
-    opt=dict(ranger=ranger, adam=FusedAdam, sgd=partial(SGD, mom=.9), muon=muon),
+    opt=dict(ranger=ranger, adam=FusedAdam, sgd=partial(SGD, mom=.9), muon=Muon),
     schedule=dict(flat_cos=Learner.fit_flat_cos, one_cycle=Learner.fit_one_cycle),
     act=dict(ReLU=nn.ReLU, Mish=nn.Mish, SiLU=nn.SiLU, GELU=nn.GELU),
     down=dict(stride=None, avg=partial(nn.AvgPool2d, 2, ceil_mode=True), blur=blur_pool),

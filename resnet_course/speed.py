@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FastConv2d', 'keep_memory', 'TrimMemory', 'c_loops', 'FastNorm', 'FastSequential', 'FastConvLayer', 'speed_up',
-           'slow_down', 'FusedAdam', 'fast_learner']
+           'slow_down', 'laid_out', 'FusedAdam', 'fast_learner']
 
 # %% ../nbs/13_speed.ipynb #cd597d7a
 import ctypes, shlex, subprocess
@@ -342,7 +342,7 @@ def slow_down(model:nn.Module) -> nn.Module: # the same one
     return _swap(model, {fast:plain for plain,fast in _fast.items()})
 
 # %% ../nbs/13_speed.ipynb #981cbfa6
-def _laid_out(o, p):
+def laid_out(o, p):
     "`o` with the number format of `p` and the same order in memory. Raises `CourseError` for another shape"
     if o.shape!=p.shape:
         raise CourseError(f"a weight is {tuple(p.shape)}, and what the optimiser has of it {tuple(o.shape)}: "
@@ -362,13 +362,18 @@ class FusedAdam(Optimizer):
     def step(self, closure=None):
         if closure is not None: raise NotImplementedError("fastai's optimisers take no closure")
         for p,_,state,_ in self.all_params():
-            if p.grad is None and p.requires_grad and 'step' in state: p.grad = torch.zeros_like(p)
+            if p.grad is None and p.requires_grad and 'grad_avg' in state: p.grad = torch.zeros_like(p)
+        self.update(self.all_params(with_grad=True))
+    def update(self,
+        todo, # parameters, each with its index, state and hyperparameters, as from `all_params`
+    ):
+        "Adam's step for some of the parameters"
         groups = defaultdict(list)   # of tensors that go into one call
-        for p,_,state,hyper in self.all_params(with_grad=True):
+        for p,_,state,hyper in todo:
             if 'step' not in state: state |= dict(step=0, grad_avg=torch.zeros_like(p), sqr_avg=torch.zeros_like(p))
-            for k in ('grad_avg','sqr_avg'): state[k] = _laid_out(state[k], p)
+            for k in ('grad_avg','sqr_avg'): state[k] = laid_out(state[k], p)
             key = id(hyper), p.device, state['step'], state.get('do_wd', True), _can_fuse(p)
-            groups[key].append((p, _laid_out(p.grad, p), state, hyper))
+            groups[key].append((p, laid_out(p.grad, p), state, hyper))
             state['step'] += 1
         for (_,device,step,do_wd,fused),group in groups.items():
             ps,grads,states,(h,*_) = map(list, zip(*group))
