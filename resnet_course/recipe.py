@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['course_nets', 'recipes', 'screen_factors', 'Recipe', 'recipe_from', 'resized', 'epoch_sizes', 'recipe_net',
-           'view_crops', 'recipe_data', 'recipe_learner', 'recipe', 'save_weights', 'predict_view', 'suited', 'train',
-           'Trained', 'load_trained', 'factorial16', 'effects']
+           'view_crops', 'hold_out', 'recipe_data', 'recipe_learner', 'recipe', 'save_weights', 'predict_view',
+           'suited', 'train', 'Trained', 'load_trained', 'factorial16', 'effects']
 
 # %% ../nbs/15_recipe.ipynb #feab1dcb
 from safetensors import safe_open, SafetensorError
@@ -54,7 +54,7 @@ def _check_fields(r):
         if not fits and not (v is None and f.name in ('start_size','min_scale')):
             raise CourseError(f"{f.name} {v!r}: it is {kinds[f.type]}")
     if not re.fullmatch(r'[^/\\]+', r.name): raise CourseError(f"name {r.name!r}: files are called so; take one without slashes")
-    for k,top in dict(wd=math.inf, mixup=math.inf, smoothing=1, ema=1).items():
+    for k,top in dict(wd=math.inf, mixup=math.inf, smoothing=1, ema=1, hold_out=1).items():
         if not 0<=getattr(r, k)<top: raise CourseError(f"{k} {getattr(r, k)}: it is 0 or more" + f", and below {top}"*(top==1))
     if not 0<r.lr<math.inf: raise CourseError(f"lr {r.lr}: it is above 0")
     if r.min_scale is not None and not 0<r.min_scale<=1:
@@ -86,6 +86,7 @@ class Recipe:
     shortcut:str='mean' # or 'max_blur': pooling in the shortcut
     val:str='whole' # square that is validated; or 'middle', the leaderboard's, whose side is 128/152 of it
     stem_pool:bool=True # the stem's max-pool; without it all grids are twice as large
+    hold_out:float=0. # share of the training photos that is validated, in place of the validation photos
     def __post_init__(self):
         _check_fields(self)
         for field,known in _choices.items(): check_name(field, getattr(self, field), known)
@@ -144,16 +145,36 @@ def view_crops(val:str): # 'whole' or 'middle'
     "The function for `PhotoCrops` that finds the middle squares, (n, 4), which a view shows"
     return partial(center_squares, share=_choices['val'][val])
 
+# %% ../nbs/15_recipe.ipynb #d16a9208
+def hold_out(
+    dls:DataLoaders, # from `cached_data`
+    share:float, # of the training photos
+    seed:int=42, # of which photos are drawn
+) -> DataLoaders: # the same, changed in place
+    "Validate on a part of the training photos, which are then not trained on"
+    train = dls.train.dataset
+    held = np.zeros(len(train), bool)
+    held[np.random.default_rng(seed).permutation(len(train))[:max(round(share*len(train)), 1)]] = True
+    def part(dl, which):
+        ds = copy(dl.dataset)
+        ds.items = [o for o,yes in zip(train.items, which) if yes]
+        ds.labels = train.labels[which]
+        return dl.new(ds, bs=min(dl.bs, len(ds)))
+    dls.loaders = [part(dls.train, ~held), part(dls.valid, held)]
+    return dls
+
+# %% ../nbs/15_recipe.ipynb #ad206e90
 def recipe_data(
     path:Path, # a folder with train/<class>/ and val/<class>/
     r:Recipe,
-    seed:int=42, # of which photos are mirrored first, where that alternates
+    seed:int=42, # of which photos are held out, and which are mirrored first
 ) -> DataLoaders: # `xb` is (bs, 3, size, size), normalised with ImageNet's statistics
     "The recipe's `DataLoaders`, from decoded photos"
     crops = random_squares if r.min_scale==1 else partial(random_crops, min_scale=r.min_scale)
     dls = cached_chapter_data(path, r.presize, r.size, r.bs) if r.min_scale is None else \
           cached_data(path, r.presize, r.size, r.bs, crops)
     dls.valid.dataset.crops = view_crops(r.val)
+    if r.hold_out: hold_out(dls, r.hold_out, seed)
     if r.flip=='alternating': dls.train.dataset = AlternatingCrops(dls.train.dataset, seed)
     return dls
 
