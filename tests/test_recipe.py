@@ -3,6 +3,7 @@ import pytest, torch
 from dataclasses import asdict, replace
 from fastai.vision.all import *
 from safetensors.torch import save_file
+from resnet_course.kit.files import CourseError
 from resnet_course.fcn import get_fcn
 from resnet_course.ingredients import kept
 from resnet_course.recipe import (load_trained, predict_view, Recipe, recipe, recipe_learner, recipe_net, resized,
@@ -118,6 +119,28 @@ def test_the_record(drawn):
     assert (rec['model'],rec['size'],rec['settings']['presize'])==('fcn',48,60)
     assert rec['command']==('resnet_course train --recipe tiny --model fcn --data sample --epochs 1 --size 48 --seed 42 '
                             '--precision fp32')
+
+@pytest.mark.parametrize('share', [.25, .001, .9])
+@pytest.mark.parametrize('flip', ['random','alternating'])
+def test_held_out_photos(drawn, share, flip):
+    "Are of the training set, with their labels, and are not trained on; the validation photos are not looked at"
+    r = replace(base, hold_out=share, flip=flip)
+    train_dl,valid_dl = recipe_learner(drawn, r, seed=1, precision='fp32').dls.loaders
+    assert len(valid_dl.dataset)==max(round(share*64), 1) and {*train_dl.items} | {*valid_dl.items}=={*get_image_files(drawn/'train')}
+    assert not {*train_dl.items} & {*valid_dl.items} and len(train_dl)>0
+    for dl in (train_dl,valid_dl):
+        for file,y in zip(dl.items, dl.dataset.labels): assert file.parent.name==dl.dataset.vocab[y]
+    assert valid_dl.dataset.flip==0 and train_dl.dataset.crops!=valid_dl.dataset.crops
+    other = recipe_learner(drawn, r, seed=2, precision='fp32').dls.valid
+    assert share>=.5 or {*other.items}!={*valid_dl.items}
+
+def test_the_record_of_held_out_photos(drawn):
+    r = replace(base, hold_out=.25, epochs=1)
+    rec = run(drawn, r)
+    assert (rec['data']['n_train'],rec['data']['n_val'])==(48,16) and rec['settings']['hold_out']==.25
+    assert (16*rec['accuracy'])%1<1e-4 or (16*rec['accuracy'])%1>1-1e-4
+    with pytest.raises(CourseError): run(drawn, replace(r, hold_out=.5), resume=True)
+    assert run(drawn, replace(r, hold_out=0.))['data']['n_train']==64
 
 @pytest.mark.parametrize('val', ['whole','middle'])
 def test_views_are_of_the_last_size_and_of_the_square_that_counts(drawn, val):
