@@ -23,6 +23,7 @@ from .bottleneck import resnet101, resnet152, resnet50
 from .classics import resnet_b
 from .loading import cached_chapter_data, cached_data, PhotoCache
 from .speed import fast_learner, keep_memory
+from .roofline import roofline, time_by_kind
 
 # %% ../nbs/tools/bench.ipynb #c9eb94ce
 class _Pace(Callback):
@@ -252,12 +253,29 @@ def _growth(b):
     if len(counts)<2: counts = [max(dls.train.n//4, 1), dls.train.n]
     yield from _fitted(b, 'data', {f'{n} photos':_train_epoch(dls, n) for n in counts}, counts)
 
+# %% ../nbs/tools/bench.ipynb #61ba1c8b
+def _floors(b):
+    "(g)"
+    peaks = machine_peaks((256,), 4, 2) if b.quick else machine_peaks()
+    amx = b.device.type=='cpu' and torch.cpu.get_capabilities().get('amx_bf16', False)
+    about = dict(size=b.sizes[0], units='AMX' if amx else b.device.type)
+    for name,net,bs in (('resnet18',resnet18,b.bs), ('resnet50',resnet50,b.bs//2)):
+        step = b.course(net(10), b.batch(b.sizes[0], bs))
+        floor = roofline(net(10).to(b.device), b.sizes[0], bs, peaks).groupby('kind').floor.sum()
+        spent = time_by_kind(step)
+        for kind in spent.index.union(floor.index, sort=False):
+            yield dict(about, net=name, what=kind, median=spent.get(kind), floor=floor.get(kind), unit='ms')
+        ms = 1e3*b.times({'step':step})['step']
+        yield dict(about, net=name, what='step', median=float(ms.median()), floor=float(floor.sum()), unit='ms',
+                   spread=float((ms.max()-ms.min())/2/ms.median()), times_the_floor=float(ms.median()/floor.sum()))
+
 # %% ../nbs/tools/bench.ipynb #ee1410f3
-_parts = dict(steps=_steps, epochs=_epochs, loading=_loading, limits=_limits, memory=_memory, growth=_growth)
-bench_parts = dict(zip('abcdef', _parts))
+_parts = dict(steps=_steps, epochs=_epochs, loading=_loading, limits=_limits, memory=_memory, growth=_growth,
+              floors=_floors)
+bench_parts = dict(zip('abcdefg', _parts))
 
 def bench(
-    parts:str='abcdef', # keys of `bench_parts`
+    parts:str='abcdefg', # keys of `bench_parts`
     data=None, # as in `course_path`
     repeats:int=5, # of which the median counts
     out:Path='runs/bench', # folder of the records, one file for each part
@@ -296,7 +314,7 @@ def bench_results(folder:Path='../results/bench') -> dict:
 def bench_rows(record:dict) -> pd.DataFrame:
     "What was measured, from one of `bench_results`: one row for each measurement, for `show_table`"
     names = dict(net='net', grows='grows', size='px', what='what', median='median', unit='unit', spread='±',
-                 ratio='times as fast', share='share of the peak')
+                 ratio='times as fast', share='share of the peak', floor='floor', times_the_floor='times the floor')
     d = pd.DataFrame(record['rows'])
     return d[[o for o in names if o in d]].rename(columns=names)
 
@@ -342,8 +360,13 @@ def _growth_targets(d):
     for _,o in d[d.what=='exponent'].iterrows():
         yield 'f', f'{o.grows}: exponent 1 ± 0.15', f"{o['median']:.2f}", abs(o['median']-1)<=.15
 
+def _floors_targets(d):
+    for _,o in d[d.what=='step'].iterrows():
+        goal = 1.6 if o.units=='AMX' else 1.15
+        yield 'g', f'{o.net}: a step in {goal} times its floor', f'{o.times_the_floor:.2f} times', o.times_the_floor<=goal
+
 _targets = dict(steps=_steps_targets, epochs=_epochs_targets, loading=_loading_targets, limits=_limits_targets,
-                memory=_memory_targets, growth=_growth_targets)
+                memory=_memory_targets, growth=_growth_targets, floors=_floors_targets)
 
 def bench_targets(records:dict) -> pd.DataFrame:
     "What was to be reached, what was measured, and whether that is enough: columns part, target, figure, met"

@@ -306,7 +306,8 @@ def reproduce(
 # %% ../nbs/tools/cli.ipynb #bc28a737
 @app.command()
 def bench(
-    parts:Annotated[str, typer.Option(help="a steps, b epochs, c loading, d limits, e memory, f growth")]='abcdef',
+    parts:Annotated[str, typer.Option(help="a steps, b epochs, c loading, d limits, e memory, f growth, "
+                                               "g roofline")]='abcdefg',
     data:Annotated[Optional[str], typer.Option(help="as in `ladder`", callback=_check_data_name)]=None,
     repeats:Annotated[int, typer.Option(help="how often each is measured; the median counts")]=5,
     out:Annotated[Path, typer.Option(help="folder for the records")]=Path('runs/bench'),

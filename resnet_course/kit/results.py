@@ -48,7 +48,7 @@ def _short(v): return f'{v:.3g}' if v<100 else f'{v:,.0f}'
 _formats = {**dict.fromkeys(('parameters','MACs','seeds','px'), '{:,.0f}'.format),
             **dict.fromkeys(('accuracy','spread','chapter 14'), '{:.1%}'.format),
             **dict.fromkeys(('±','share of the peak'), '{:.0%}'.format),
-            **dict.fromkeys(('s/epoch','median'), _short), 'times as fast':'{:.2f}'.format}
+            **dict.fromkeys(('s/epoch','median'), _short), **dict.fromkeys(('times as fast','times the floor'), '{:.2f}'.format), 'floor':_short}
 
 def show_table(
     table:pd.DataFrame # from `summary` or `bench_rows`, perhaps with columns added
