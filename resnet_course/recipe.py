@@ -12,11 +12,11 @@ from safetensors import safe_open, SafetensorError
 from fastai.vision.all import *
 from dataclasses import asdict, dataclass, fields, replace   # after fastai, which has another `asdict`
 from .kit.files import check_name, CourseError, first_line, write_whole
-from .kit.costs import is_lazy
+from .kit.costs import is_lazy, layer_costs
 from .kit.identity import check_run, net_digest, try_out
 from .kit.photos import data_name, photos_by_class, sample_card
 from .kit.weights import agree, check_net, packed, says
-from .kit.runs import beside, command_line, few_steps, measured_fit, record_file
+from .kit.runs import beside, command_line, few_steps, first_batch, measured_fit, record_file
 from .data import batch_for
 from .training import check_precision
 from .fcn import get_fcn
@@ -27,7 +27,7 @@ from .loading import (cached_chapter_data, cached_data, center_squares, chapter_
                                    random_crops, random_squares)
 from .speed import fast_learner, FusedAdam
 from .ingredients import (AlternatingCrops, Averaged, blur_pool, EMA, EpochPlan, kept, max_blur_pool, Muon,
-                                       pool_not_stride, pool_shortcuts, with_activation)
+                                       pool_not_stride, pool_shortcuts, whiten, with_activation)
 
 # %% ../nbs/15_recipe.ipynb #701d3a50
 course_nets = dict(fcn=get_fcn, resblock=partial(get_fcn, block=partial(ResBlock, stride=2)),
@@ -86,6 +86,7 @@ class Recipe:
     shortcut:str='mean' # or 'max_blur': pooling in the shortcut
     val:str='whole' # square that is validated; or 'middle', the leaderboard's, whose side is 128/152 of it
     stem_pool:bool=True # the stem's max-pool; without it all grids are twice as large
+    whiten:bool=False # start the first convolution with the photos' own patterns
     hold_out:float=0. # share of the training photos that is validated, in place of the validation photos
     def __post_init__(self):
         _check_fields(self)
@@ -179,6 +180,14 @@ def recipe_data(
     return dls
 
 # %% ../nbs/15_recipe.ipynb #bae0b445
+def _first_conv(net, size):
+    "The convolution that sees the images. Raises `CourseError` if another layer does"
+    name = layer_costs(net, size).name[0]
+    layer = net.get_submodule(name)
+    if isinstance(layer, nn.Conv2d) and layer.groups==1 and layer.kernel_size==layer.kernel_size[:1]*2: return layer
+    raise CourseError(f"whiten=True is for a net whose first layer is a convolution with a square kernel; here {name} is "
+                      f"{type(layer).__name__}: pass `replace(recipe, whiten=False)`")
+
 def recipe_learner(
     path:Path, # a folder with train/<class>/ and val/<class>/
     r:Recipe,
@@ -190,6 +199,7 @@ def recipe_learner(
     set_seed(int(seed))
     dls = recipe_data(path, r, seed)
     net,cbs = recipe_net(r, dls.c, model),[]
+    if r.whiten: whiten(_first_conv(net, r.size), first_batch(dls)[0])
     if r.ema: net = Averaged(net, r.ema); cbs.append(EMA())
     if r.start_size or r.flip=='alternating': cbs.append(EpochPlan(epoch_sizes(r)))
     if r.mixup: cbs.append(MixUp(r.mixup))
@@ -203,9 +213,9 @@ _5ep = Recipe('imagenette-5ep', min_scale=.8, shortcut='max_blur')
 _20ep = replace(_5ep, name='imagenette-20ep', epochs=20, min_scale=.35, wd=.1, val='middle')
 _resnet50 = replace(_20ep, name='resnet50-20ep', model='resnet50', size=160, start_size=96, presize=224, bs=128,
                     lr=.011)   # 8e-3 times the square root of 2, for batches twice as large
-_top5 = replace(_5ep, name='top-5ep', stem_pool=False, min_scale=.5, val='middle')
+_top5 = replace(_5ep, name='top-5ep', stem_pool=False, whiten=True, min_scale=.5, val='middle')
 _top20 = replace(_top5, name='top-20ep', epochs=20, start_size=64, min_scale=.35, wd=.1)
-_speed75 = replace(_5ep, name='speed-75', epochs=2, start_size=64, size=96, val='middle')
+_speed75 = replace(_5ep, name='speed-75', epochs=2, start_size=64, size=96, whiten=True, val='middle')
 _speed85 = replace(_speed75, name='speed-85', epochs=5, size=128, min_scale=.5)
 _speed90 = replace(_speed85, name='speed-90', epochs=12, min_scale=.35, wd=.05)
 _tiny = Recipe('tiny', model='resblock', epochs=2, size=32, presize=40, bs=16, min_scale=.6)

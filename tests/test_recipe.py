@@ -5,7 +5,7 @@ from fastai.vision.all import *
 from safetensors.torch import save_file
 from resnet_course.kit.files import CourseError
 from resnet_course.fcn import get_fcn
-from resnet_course.ingredients import kept
+from resnet_course.ingredients import kept, whiten, whitening_filters
 from resnet_course.recipe import (load_trained, predict_view, Recipe, recipe, recipe_learner, recipe_net, resized,
                                   save_weights, train)
 from conftest import CtrlC, one_line, photo, photo_set
@@ -44,7 +44,7 @@ def usual(drawn):
     dict(bs=8), dict(opt='adam'), dict(opt='sgd'), dict(opt='ranger'), dict(lr=1e-3), dict(wd=.1), dict(wd_bn_bias=True),
     dict(min_scale=.9), dict(min_scale=1), dict(min_scale=None), dict(flip='alternating'), dict(smoothing=0.),
     dict(mixup=.3), dict(ema=.9), dict(act='Mish'), dict(act='SiLU'), dict(act='GELU'), dict(down='avg'),
-    dict(down='blur'), dict(shortcut='max_blur')], ids=str)
+    dict(down='blur'), dict(shortcut='max_blur'), dict(whiten=True)], ids=str)
 def test_every_field_has_an_effect(drawn, usual, change): assert steps(drawn, replace(base, **change))!=usual
 
 def test_the_same_seed_gives_the_same_run(drawn):
@@ -119,6 +119,43 @@ def test_the_record(drawn):
     assert (rec['model'],rec['size'],rec['settings']['presize'])==('fcn',48,60)
     assert rec['command']==('resnet_course train --recipe tiny --model fcn --data sample --epochs 1 --size 48 --seed 42 '
                             '--precision fp32')
+
+@pytest.mark.parametrize('channels, ks', [(3,3), (1,5), (3,1), (3,7)])
+def test_whitened_patches(channels, ks):
+    "Are uncorrelated and vary alike, in the directions in which there is anything"
+    torch.manual_seed(0)
+    xb = F.avg_pool2d(torch.randn(20, channels, 72, 72), 3)*5   # neighbours are alike, as in photos
+    filters = whitening_filters(xb, ks)
+    assert filters.shape==(channels*ks*ks, channels, ks, ks)
+    cov = F.conv2d(xb, filters, stride=ks).transpose(0,1).flatten(1).cov().view(len(filters), -1)
+    assert torch.allclose(cov, torch.eye(len(filters)), atol=.05)
+
+@pytest.mark.parametrize('xb', [torch.zeros(2,3,16,16), torch.ones(1,3,6,6), torch.randn(1,3,6,6), torch.randn(4,1,16,16).expand(-1,3,-1,-1)])
+def test_whitening_what_hardly_varies(xb):
+    assert whitening_filters(xb, 3).isfinite().all()
+
+def test_whitening_is_the_same_wherever_eigenvectors_point(monkeypatch):
+    xb,eigh = torch.randn(8,3,30,30),torch.linalg.eigh
+    here = whitening_filters(xb, 3)
+    def turned(x):
+        values,vectors = eigh(x)
+        return values,vectors*(1-2*(torch.arange(len(values))%2))
+    monkeypatch.setattr(torch.linalg, 'eigh', turned)
+    assert torch.equal(whitening_filters(xb, 3), here)
+
+@pytest.mark.parametrize('nf', [2, 5, 54, 64])
+def test_a_whitened_convolution(nf):
+    conv = nn.Conv2d(3, nf, 3)
+    random_start = conv.weight.detach().clone()
+    whiten(conv, torch.randn(8,3,30,30))
+    n = min(nf//2, 27)
+    assert torch.equal(conv.weight[n:2*n], -conv.weight[:n]) and torch.equal(conv.weight[2*n:], random_start[2*n:])
+    assert not torch.equal(conv.weight[:n], random_start[:n]) and conv.weight.requires_grad
+
+def looks_first_at_pixels(n): return nn.Sequential(nn.Flatten(), nn.Linear(3*32*32, n))
+def test_whitening_a_net_without_a_first_convolution(drawn):
+    with pytest.raises(CourseError, match='whiten') as e: recipe_learner(drawn, replace(base, whiten=True), model=looks_first_at_pixels)
+    assert one_line(e, 'Linear', 'whiten=False')
 
 @pytest.mark.parametrize('share', [.25, .001, .9])
 @pytest.mark.parametrize('flip', ['random','alternating'])
