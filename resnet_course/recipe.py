@@ -218,6 +218,7 @@ _top20 = replace(_top5, name='top-20ep', epochs=20, start_size=64, min_scale=.35
 _speed75 = replace(_5ep, name='speed-75', epochs=2, start_size=64, size=96, whiten=True, val='middle')
 _speed85 = replace(_speed75, name='speed-85', epochs=5, size=128, min_scale=.5)
 _speed90 = replace(_speed85, name='speed-90', epochs=12, min_scale=.35, wd=.05)
+_held = replace(_speed75, name='held-64', epochs=4, size=64, start_size=None, hold_out=.25)
 _tiny = Recipe('tiny', model='resblock', epochs=2, size=32, presize=40, bs=16, min_scale=.6)
 
 def _variants(base, **changes): return [replace(base, name=f'{base.name}-{k}', **v) for k,v in changes.items()]
@@ -227,6 +228,8 @@ recipes = {o.name:o for o in [_chapter14, _5ep, _20ep, _resnet50, _top5, _top20,
         'adam':dict(opt='adam', lr=3e-3, schedule='one_cycle'), 'ranger':dict(opt='ranger'),
         'decay-all':dict(wd_bn_bias=True), 'blur-pool':dict(down='blur'), 'mean-shortcut':dict(shortcut='mean'),
         'large-grid':dict(stem_pool=False), 'growing':dict(start_size=96)}),
+    _held, *_variants(_held, **{'random-start':dict(whiten=False), 'crops50':dict(min_scale=.5), 'gelu':dict(act='GELU'),
+        'ema':dict(ema=.98), 'decay10':dict(wd=.1), 'smoothing20':dict(smoothing=.2)}),
     *_variants(_20ep, **{'no-smoothing':dict(smoothing=0.), 'mixup':dict(mixup=.2)})]}
 
 speed_targets = {'75.7':'speed-75', '85':'speed-85', '90':'speed-90'}   # percent of the validation photos
