@@ -47,6 +47,11 @@ class CtrlC(Callback):
         if event_name==self.event and self.epoch==self.at and self.batch in (None, self.train_iter):
             for _ in range(self.times): os.kill(os.getpid(), signal.SIGINT)
 
+def named_gpu(monkeypatch, name='Tesla T4', capability=(7,5)):
+    "A CUDA GPU that says of itself what it is, and can do nothing"
+    monkeypatch.setattr(torch.cuda, 'get_device_name', lambda *_: name)
+    monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda *_: capability)
+
 def norms(model): return [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
 
 def randomise_bn(model):
