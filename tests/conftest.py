@@ -14,6 +14,8 @@ from resnet_course.data import get_data
 from resnet_course.training import get_learner
 from resnet_course.fcn import get_fcn
 
+collect_ignore = ['gpu']   # a target of its own, `make gpu`
+
 def pytest_sessionfinish(): shutil.rmtree(home, ignore_errors=True)
 
 def pytest_pycollect_makeitem(collector, name, obj):

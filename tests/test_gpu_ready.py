@@ -383,3 +383,22 @@ def test_no_copy_of_a_net_outlives_its_use(drawn, monkeypatch, make, precision):
         make(learn)
         assert refs and not [o for o in refs if o() is not None]
     finally: gc.enable()
+
+# --- `make gpu` -------------------------------------------------------------------------------------------------------
+top = Path(__file__).parent.parent
+def pytest_of(*args, **env):
+    args = [sys.executable, '-W', 'ignore', '-m', 'pytest', '-q', '-p', 'no:cacheprovider', *map(str, args)]
+    return subprocess.run(args, cwd=top, env={**os.environ, 'PYTHONPATH':str(top), **env}, capture_output=True, text=True)
+
+def test_without_a_gpu_it_fails_in_one_line():
+    "And is no part of the other tests, where it would seem to pass"
+    res = pytest_of('--confcutdir=tests/gpu', 'tests/gpu', CUDA_VISIBLE_DEVICES='')
+    assert res.returncode==1 and (res.stdout+res.stderr).strip()=='Exit: no CUDA GPU here: nothing was tested and nothing measured'
+    assert pytest_of('tests', '--collect-only', f'--ignore-glob={top}/tests/test_*').stdout.strip().startswith('no tests collected')
+
+def test_it_can_be_rehearsed():
+    "What it tests is real code that runs, on a CPU in small; no result is written"
+    before = sorted((top/'results').rglob('*'))
+    res = pytest_of('--confcutdir=tests/gpu', 'tests/gpu', '--device', 'cpu', '-k', 'a_net_on_both and fcn or fp32 or cached_data')
+    assert res.returncode==0 and '3 passed' in res.stdout, res.stdout[-3000:]
+    assert sorted((top/'results').rglob('*'))==before
