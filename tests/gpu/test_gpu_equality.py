@@ -59,17 +59,19 @@ def sped_up(net): return speed_up(net).to(memory_format=torch.channels_last)
 
 @pytest.mark.parametrize('name', nets)
 def test_a_net_on_both(name, device, rows, full_fp32, rehearsal):
-    "In fp32 a GPU is as near to fp64 as a CPU is, or at most ten times as far; in 16 bits it is near"
+    """In fp64 it is the same. In fp32 a GPU is as near to that as a CPU is, or at most ten times as far; gradients are further
+    off on both, since a ReLU near 0 lets through or not. In 16 bits it is near"""
     if rehearsal and name not in ('fcn','cifar(20)','imagenette-5ep'): pytest.skip('a rehearsal')
     x,y = torch.randn(8,3,64,64, generator=torch.Generator().manual_seed(1)),torch.arange(8)
     exact = answers(fresh(nets[name]).double(), x, y)
     def error(net, *precision): return {k:((o-exact[k]).norm()/exact[k].norm()).item() for k,o in answers(net, x, y, *precision).items()}
     mixed,_ = choose_precision(device)
-    errors = dict(cpu=error(fresh(nets[name])), gpu=error(fresh(nets[name]).to(device)), gpu_sped_up=error(sped_up(fresh(nets[name])).to(device)),
+    errors = dict(gpu_fp64=error(fresh(nets[name]).double().to(device)), cpu=error(fresh(nets[name])), gpu=error(fresh(nets[name]).to(device)), gpu_sped_up=error(sped_up(fresh(nets[name])).to(device)),
                   gpu_mixed=error(sped_up(fresh(nets[name])).to(device), mixed))
-    rows += [dict(net=name, on=on, precision=mixed if on=='gpu_mixed' else 'fp32', **e) for on,e in errors.items()]
+    rows += [dict(net=name, on=on, precision=dict(gpu_fp64='fp64', gpu_mixed=mixed).get(on, 'fp32'), **e) for on,e in errors.items()]
+    assert max(errors['gpu_fp64'].values())<1e-6
     for on in ('gpu','gpu_sped_up'):
-        for k,e in errors[on].items(): assert e<=10*errors['cpu'][k]+1e-4, (on, k, e, errors['cpu'][k])
+        for k,e in errors[on].items(): assert e<=10*errors['cpu'][k]+(.05 if k=='gradients' else 5e-5), (on, k, e, errors['cpu'][k])
     assert errors['gpu_mixed']['evaluated']<.1
 
 @pytest.mark.parametrize('load', [cached_data, cached_chapter_data])
