@@ -24,6 +24,9 @@ test: venv  ## everything that CI runs
 	$(OFFLINE) $(PY) .ci/exercises
 	$(OFFLINE) $(PY) -m pytest -q tests
 
+gpu: venv  ## on a machine with a CUDA GPU, in under ten minutes: test what only a GPU can show, and measure; into results/gpu
+	$(PY) -W ignore -m pytest -q --confcutdir=tests/gpu tests/gpu
+
 lab: venv  ## open the lessons in JupyterLab
 	@# fastai scripts a function when it is imported, of which torch warns: nothing that a learner could mend
 	PYTHONWARNINGS=ignore::FutureWarning:torch.jit._script $(PY) -m jupyterlab --notebook-dir=. nbs/00_why.ipynb
@@ -37,4 +40,4 @@ venv:
 help:
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:[^#]*##/\t/'
 
-.PHONY: run test lab readme venv help
+.PHONY: run test gpu lab readme venv help

@@ -14,7 +14,9 @@ from .kit.photos import class_of, data_name, fingerprint, photos_by_class
 from .kit.costs import layer_costs
 from .kit.results import record_files
 from .kit.runs import commit, hardware, versions
-from .kit.timing import interleaved, machine_peaks, peak_memory, plain_step, profile_epoch, training_step
+from .kit.gpu import tuned
+from .kit.timing import (in_precision, interleaved, machine_peaks, peak_memory, plain_step, profile_epoch,
+                                      training_step, wait)
 from .data import course_path, get_data, n_workers, run_settings
 from .training import choose_precision, get_learner
 from .fcn import get_fcn
@@ -70,7 +72,7 @@ class _Bench:
     "What the parts of a bench share; `quick`: tiny sizes"
     def __init__(self, path, repeats, quick):
         self.path,self.repeats,self.quick,self.device = path,repeats,quick,default_device()
-        self.precision = 'fp32' if choose_precision()[0]=='fp32' else 'bf16'
+        self.precision,_ = choose_precision()
         self.settings = run_settings(path)
         self.sizes,self.bs,self.seconds = ((32,),4,0.) if quick else ((128,224),64,10.)
     def batch(self, size, bs):
@@ -143,7 +145,7 @@ def _plain_epoch(b, dls, net, pace):
     step = plain_step(net, opt, b.precision)
     @torch.no_grad()
     def validate(xb, yb):
-        with torch.autocast(b.device.type, torch.bfloat16, enabled=b.precision=='bf16'):
+        with in_precision(b.device, b.precision):
             return accuracy(net(xb.to(memory_format=torch.channels_last)).float(), yb).item()
     for dl,f in ((dls.train,step), (dls.valid,validate)):
         net.train(f is step)
@@ -154,11 +156,11 @@ def _epoch(b, what, dls, net):
     "Seconds per image, of training and of validation"
     pace = _Pace(b.seconds)
     if what.startswith('plain'): return _plain_epoch(b, dls, net.to(b.device), pace)
-    if what.startswith('course'): learn = fast_learner(dls, net)
+    if what.startswith('course'): learn = fast_learner(dls, net, b.precision)
     elif what==_chapter: learn = get_learner(dls, net, 'fp32')
     else:
         adam = partial(OptimWrapper, opt=torch.optim.AdamW, fused=True)
-        precision = 'fp32' if b.device.type=='cpu' else None   # all that fastai itself has there
+        precision = 'fp32' if b.device.type=='cpu' else b.precision   # all that fastai itself has there
         learn = get_learner(dls, net, precision, opt_func=adam, cbs=ChannelsLast())
     with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-3, cbs=pace)
     return pace.seconds
@@ -187,7 +189,7 @@ def _loading(b):
     loaders = _loaders(b) | {f'{_crop_flip}, decoded anew':cached_data(b.path, cache=False, **b.settings)}
     def seconds(dl):
         pace = _Pace(b.seconds)
-        pace.through(noop, dl)
+        pace.through(lambda *_: wait(), dl)
         return pace.seconds[0]
     times = pd.DataFrame([{k:seconds(dls.train) for k,dls in loaders.items()} for _ in range(b.repeats)])
     yield from _rows(times, 1, 'images/s', _chapter, size=b.settings['resize'])
@@ -296,7 +298,7 @@ def bench(
         if any(there.get(k)!=v for k,v in about.items()):
             print(f'({part}) {name}')
             set_seed(42)
-            rows = list(_parts[name](b))
+            with tuned(b.device): rows = list(_parts[name](b))
             command = f'resnet_course bench --parts {part} --data {data_name(path)} --repeats {repeats}'
             save_json(file, dict(name=f'bench-{name}', command=command, **about, rows=rows, hardware=hardware(),
                                  versions=versions(), commit=commit()))

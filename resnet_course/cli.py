@@ -17,7 +17,7 @@ from time import perf_counter
 from typing import Annotated, Optional
 import typer
 from typer.core import TyperGroup
-from .kit.files import CourseError, check_name, first_line, write_whole
+from .kit.files import CourseError, check_name, first_line, no_room, write_whole
 from .doctor import cannot_write, checks, said
 
 # %% ../nbs/tools/cli.ipynb #debf86dd
@@ -351,8 +351,7 @@ def doctor(data:Annotated[Optional[str], typer.Option(help="a folder whose broke
 # %% ../nbs/tools/cli.ipynb #6275ae9b
 def _mendable(e):
     "The `CourseError` that tells what a user can mend; None for a bug"
-    if type(e).__name__=='OutOfMemoryError' or 'MPS backend out of memory' in str(e):   # torch's, not imported here
-        return CourseError("the GPU's memory is too small: close what else uses it, or `train` with a smaller --size")
+    if full:=no_room(e): return full
     if isinstance(e, RuntimeError) and str(e).startswith('DataLoader worker (pid'):
         return CourseError("a process that loads photos was ended: there is too little memory, or shared memory in "
                            "/dev/shm (in Docker, --shm-size=1g gives more)")

@@ -109,7 +109,9 @@ class Averaged(nn.Module):
     ):
         super().__init__()
         self.net,self.average,self.decay,self.every = net,copied(net).requires_grad_(False),decay,every
-        for o in ('steps','seen'): self.register_buffer(o, torch.tensor(0))   # steps that were made; that it has seen
+        self.steps,self.seen = 0,0   # steps that were made; that the average has seen
+    def get_extra_state(self): return dict(steps=self.steps, seen=self.seen)   # saved beside the tensors
+    def set_extra_state(self, state): self.steps,self.seen = state['steps'],state['seen']
     def named_parameters(self, prefix='', *args, **kwargs):
         "Those of the net: the average is saved, but neither trained nor counted"
         return self.net.named_parameters(f'{prefix}.net'.lstrip('.'), *args, **kwargs)
@@ -125,9 +127,9 @@ class Averaged(nn.Module):
     @torch.no_grad()
     def catch_up(self):
         "Take in the steps that the average has not seen yet"
-        n,new = self.steps.item(),dict(_tensors(self.net))
-        keep = min(self.decay, (1+n)/(10+n))**(n-self.seen.item())   # TensorFlow's rule, for the first steps
-        self.seen.fill_(n)
+        n,new = self.steps,dict(_tensors(self.net))
+        keep = min(self.decay, (1+n)/(10+n))**(n-self.seen)   # TensorFlow's rule, for the first steps
+        self.seen = n
         for k,o in _tensors(self.average):
             if o.is_floating_point() or o.is_complex(): o.lerp_(new[k], 1-keep)
             else: o.copy_(new[k])
@@ -143,7 +145,10 @@ def kept(model:nn.Module) -> nn.Module:
 # %% ../nbs/14_ingredients.ipynb #5e2a90c1
 class EMA(Callback):
     "Keeps the average of an `Averaged` model up to date: of the last epoch, and of the first few steps, each step"
-    def after_step(self): self.model.update()
+    def before_step(self): self.stepped = True
+    def after_cancel_step(self): self.stepped = False
+    def after_step(self):
+        if self.stepped: self.model.update()
     def after_train(self):
         if self.epoch==self.n_epoch-1 or self.model.steps<self.model.every: self.model.catch_up()
 

@@ -8,7 +8,7 @@ __all__ = ['sizes_experiment', 'class_maps', 'show_map', 'accuracy_by_size']
 # %% ../nbs/17_interpret.ipynb #6a598d02
 from numbers import Integral
 from fastai.vision.all import *
-from .kit.files import CourseError
+from .kit.files import CourseError, no_room
 from .kit.costs import evaluating, watching
 from .training import Experiment
 from .resnet import resnet18
@@ -78,8 +78,8 @@ def accuracy_by_size(
             raise CourseError(f"{size} is no size: the side of an image is a whole number of pixels")
     for size in sizes:
         try: preds,targs,losses = learn.get_preds(dl=dl, with_loss=True, cbs=_Resized(size))
-        except RuntimeError as e:
-            raise CourseError(f"the net does not take images of {size} px ({str(e).splitlines()[0]}): "
+        except (RuntimeError, MemoryError) as e:
+            raise no_room(e) or CourseError(f"the net does not take images of {size} px ({str(e).splitlines()[0]}): "
                               "leave that size out, or take a net with a pooled head") from None
         rows[size] = dict(accuracy=(preds.argmax(1)==targs).float().mean().item(), loss=losses.mean().item())
     return pd.DataFrame(rows).T.rename_axis('size')

@@ -61,6 +61,7 @@ def _pairs(model):
         optional = [o for o in inspect.signature(model.forward).parameters.values() if o.default is not o.empty]
         nodes = [] if optional else tracer.trace(model).nodes   # another argument may be another way
     except Exception: return []   # of the net's own code: it asks an input for its values, say
+    finally: tracer.root = tracer.submodule_paths = None   # the tracer goes in circles, and would keep the copy in memory
     if any(isinstance(v, torch.fx.Proxy) for m in model.modules() for v in vars(m).values()): return []   # kept for later
     calls = defaultdict(list)   # of each module
     for n in nodes:

@@ -14,6 +14,7 @@ from fastai.vision.all import *
 from concurrent.futures import ThreadPoolExecutor   # after fastai, which has another
 from .kit.files import check_batch, check_size, CourseError, write_whole
 from .kit.arrays import PhotoLoaders
+from .kit.gpu import received, sent
 from .kit.photos import class_of, data_name, fingerprint, load_photo, photos_by_class, resize_photo
 
 # %% ../nbs/12_loading.ipynb #ad4ada0c
@@ -273,17 +274,18 @@ class AheadDL(TfmdDL):
     "Batches of `PhotoCrops`, the next `ahead` of them made in threads meanwhile; they depend on `self.rng` alone"
     def __init__(self, dataset, bs=64, ahead=2, **kwargs):
         self.ahead = ahead
-        super().__init__(dataset, bs=bs, **{**kwargs, 'num_workers':0})
+        super().__init__(dataset, bs=bs, **{**kwargs, 'num_workers':0, 'pin_memory':False})   # `sent` pins
     def new(self, dataset=None, cls=None, **kwargs):
         return super().new(dataset, cls, **{'ahead':self.ahead, **kwargs})
     @property
     def items(self): return L(self.dataset.photos.files[i] for i in self.dataset.items)
+    def _make(self, idxs, rng): return sent(self.dataset.batch(idxs, rng), self.device)
     def create_batches(self, idxs):
         seed,started = self.rng.getrandbits(64),deque()
         for i,b in enumerate(self.chunkify(idxs)):
-            started.append(_start(self.dataset.batch, b, np.random.default_rng([seed,i])))
-            if len(started)>self.ahead: yield started.popleft().result()
-        while started: yield started.popleft().result()
+            started.append(_start(self._make, b, np.random.default_rng([seed,i])))
+            if len(started)>self.ahead: yield received(*started.popleft().result())
+        while started: yield received(*started.popleft().result())
     def create_item(self, i): return i or 0
     def create_batch(self, idxs): return self.dataset.batch(idxs, np.random.default_rng(0))   # fastai looks at one
     def retain(self, res, b): return res
@@ -328,7 +330,7 @@ def cached_data(
     norm = norm_type.from_stats(*imagenet_stats, cuda=device.type!='cpu')
     after_batch = [norm] if in_thread else [IntToFloatTensor(), *tfms, norm]
     def loader(ds, bs, **kwargs):
-        return AheadDL(ds, bs, ahead, device=device, after_batch=after_batch, pin_memory=device.type=='cuda', **kwargs)
+        return AheadDL(ds, bs, ahead, device=device, after_batch=after_batch, **kwargs)
 
     train,valid = _both_splits(found, vocab, photos, resize, crops, flip, normalize=in_thread)
     dls = PhotoLoaders(loader(train, min(bs, len(train)), shuffle=True, drop_last=True), loader(valid, max(bs,64)),

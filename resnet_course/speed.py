@@ -16,6 +16,7 @@ from torch.optim.adamw import adamw
 from fastai.vision.all import *
 from .kit.files import CourseError, first_line
 from .kit.costs import has_hooks
+from .kit.gpu import TunedKernels
 from .training import get_learner
 
 # %% ../nbs/13_speed.ipynb #805048f3
@@ -389,7 +390,7 @@ def fast_learner(
     dls:DataLoaders, # best from `cached_data`
     model:nn.Module, # goes through `speed_up`
     precision:str=None, # as in `get_learner`
-    compile:bool=False, # go through `torch.compile`? Not on a CPU
+    compile:bool=False, # go through `torch.compile`? Not on a CPU; elsewhere it takes a minute for each new size
     **kwargs # passed on to `get_learner`
 ) -> Learner:
     """`get_learner` with all that makes a step faster and changes nothing in its result beyond rounding.
@@ -399,6 +400,6 @@ def fast_learner(
         raise CourseError("compile=True is for a GPU; on a CPU the loops in C do its work, so leave it out")
     learn = get_learner(dls, speed_up(model), precision, **{'opt_func':FusedAdam, **kwargs})
     if keep_memory(): learn.add_cb(TrimMemory())
-    if device.type in ('cpu','cuda'): learn.add_cb(ChannelsLast())
+    if device.type in ('cpu','cuda'): learn.add_cb(ChannelsLast() if device.type=='cpu' else TunedKernels())
     if compile: learn.model.compile()
     return learn

@@ -17,10 +17,15 @@ from .kit.runs import command_line, first_batch, fit_seconds, measured_fit, reco
 from .data import course_path
 
 # %% ../nbs/02_training.ipynb #9f0178a2
+def _gpu_precision(name, capability):
+    if capability>=(8,0): return 'bf16', f'{name} computes bf16, which needs no gradient scaling'
+    if capability>=(7,0) and 'GTX' not in name: return 'fp16', f'{name} has no bf16: fp16 with gradient scaling'
+    return 'fp32', f'{name} has no tensor cores, without which 16 bits gain little'
+
 def choose_precision(device=None) -> tuple: # ('fp16', 'bf16' or 'fp32', the reason in words)
     "The precision to train with on `device` (default: fastai's): 16 bits where that is tested and fast"
     device = torch.device(device or default_device())
-    if device.type=='cuda': return 'fp16', 'a CUDA GPU: fp16 with gradient scaling'
+    if device.type=='cuda': return _gpu_precision(torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device))
     if device.type!='cpu': return 'fp32', f'{device.type}: mixed precision is not tested there'
     caps = torch.cpu.get_capabilities() if hasattr(torch.cpu, 'get_capabilities') else {}
     for cap in ('amx_bf16','avx512_bf16'):

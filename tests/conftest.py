@@ -14,6 +14,8 @@ from resnet_course.data import get_data
 from resnet_course.training import get_learner
 from resnet_course.fcn import get_fcn
 
+collect_ignore = ['gpu']   # a target of its own, `make gpu`
+
 def pytest_sessionfinish(): shutil.rmtree(home, ignore_errors=True)
 
 def pytest_pycollect_makeitem(collector, name, obj):
@@ -46,6 +48,11 @@ class CtrlC(Callback):
     def __call__(self, event_name):
         if event_name==self.event and self.epoch==self.at and self.batch in (None, self.train_iter):
             for _ in range(self.times): os.kill(os.getpid(), signal.SIGINT)
+
+def named_gpu(monkeypatch, name='Tesla T4', capability=(7,5)):
+    "A CUDA GPU that says of itself what it is, and can do nothing"
+    monkeypatch.setattr(torch.cuda, 'get_device_name', lambda *_: name)
+    monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda *_: capability)
 
 def norms(model): return [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
 

@@ -10,7 +10,7 @@ from resnet_course.fcn import get_fcn
 from resnet_course.resblock import ResBlock
 from resnet_course.resnet import resnet18
 from resnet_course.bottleneck import resnet50
-from conftest import one_line, tiny_learner
+from conftest import named_gpu, one_line, tiny_learner
 
 def conv_kinds():
     "(ni, nf, ks, stride) of every convolution of the ladder, of a block of stride 3 and of the 7x7 stem"
@@ -176,7 +176,7 @@ def test_choice_on_a_cpu(monkeypatch, caps, precision, word):
     assert chosen==precision and word in why
 
 def test_choice_elsewhere(monkeypatch):
-    assert choose_precision('cuda')[0]=='fp16' and choose_precision('mps')[0]=='fp32'
+    assert choose_precision('mps')[0]=='fp32'
     monkeypatch.delattr(torch.cpu, 'get_capabilities')   # as in older versions of torch
     assert choose_precision('cpu')[0]=='fp32'
 
@@ -191,7 +191,8 @@ def test_get_learner_follows_the_choice(monkeypatch):
 
 @pytest.mark.parametrize('asked, got, mode',
     [(None,'fp16',AMPMode.FP16), ('fp16','fp16',AMPMode.FP16), ('bf16','bf16',AMPMode.BF16)])
-def test_get_learner_on_a_mocked_gpu(asked, got, mode):
+def test_get_learner_on_a_mocked_gpu(monkeypatch, asked, got, mode):
+    named_gpu(monkeypatch)
     learn = get_learner(on('cuda'), nn.Linear(2,2), asked)
     cb, = mixed(learn)
     assert learn.precision==got and type(cb)==MixedPrecision and cb.amp_mode==mode

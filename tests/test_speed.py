@@ -7,6 +7,7 @@ from fastai.callback.channelslast import ChannelsLast
 from fastai.callback.fp16 import MixedPrecision
 from resnet_course import loading, speed
 from resnet_course.kit.files import CourseError
+from resnet_course.kit.gpu import TunedKernels
 from resnet_course.kit.runs import measured_fit
 from resnet_course.kit.timing import Clock, profile_epoch, training_step
 from resnet_course.training import CPUMixedPrecision, get_learner
@@ -19,7 +20,7 @@ from resnet_course.preact import preact_resnet
 from resnet_course.loading import cached_data
 from resnet_course.speed import (_ConvAsProduct, _loops, c_loops, fast_learner, FastConv2d, FastConvLayer, FastNorm,
                                  FastSequential, FusedAdam, slow_down, speed_up, TrimMemory)
-from conftest import one_line, tiny_learner
+from conftest import named_gpu, one_line, tiny_learner
 
 @pytest.fixture(autouse=True)
 def small_batches_too(monkeypatch): monkeypatch.setattr(FastNorm, 'least', 0)
@@ -740,9 +741,10 @@ def test_fast_learner(drawn):
 
 def test_on_a_mocked_gpu(monkeypatch):
     "fp16 with gradient scaling, channels_last; loops for CPUs are not used there"
+    named_gpu(monkeypatch)
     learn = fast_learner(fake('cuda'), get_fcn(10))
     kinds = {type(o) for o in learn.cbs}
-    assert {ChannelsLast, MixedPrecision}<=kinds and CPUMixedPrecision not in kinds and learn.precision=='fp16'
+    assert {TunedKernels, MixedPrecision}<=kinds and CPUMixedPrecision not in kinds and learn.precision=='fp16'
     monkeypatch.setattr(speed, '_loops', lambda _: 1/0)
     x = torch.randn(2,3,8,8, device='meta')
     assert speed_up(norm_act(3, True).to('meta'))(x).shape==x.shape
@@ -750,6 +752,7 @@ def test_on_a_mocked_gpu(monkeypatch):
 def test_compile_keeps_the_names(monkeypatch):
     called = []
     monkeypatch.setattr(nn.Module, 'compile', lambda self: called.append(self))
+    named_gpu(monkeypatch)
     learn = fast_learner(fake('cuda'), get_fcn(10), compile=True)
     assert called==[learn.model] and learn.model.state_dict().keys()==get_fcn(10).state_dict().keys()
     fast_learner(fake('cuda'), get_fcn(10))
@@ -759,14 +762,14 @@ def test_compile_keeps_the_names(monkeypatch):
 
 @pytest.mark.parametrize('kind', ['cpu','cuda','mps'])
 def test_batches_for_each_kind_of_device(drawn, monkeypatch, kind):
-    "Pinned for CUDA; the statistics go where the batches are"
-    pinned,moved = [],[]
+    "The batches, and the statistics with them"
+    there,moved = [],[]
     monkeypatch.setattr(loading, 'default_device', lambda: torch.device(kind))
     monkeypatch.setattr(Normalize, 'from_stats', classmethod(lambda cls, *a, cuda: moved.append(cuda) or cls()))
-    monkeypatch.setattr(loading, 'AheadDL', lambda *a, **k: pinned.append(k['pin_memory']))
+    monkeypatch.setattr(loading, 'AheadDL', lambda *a, **k: there.append(k['device'].type))
     monkeypatch.setattr(loading, 'DataLoaders', lambda *a, **k: SimpleNamespace())
     cached_data(drawn, presize=24, resize=16, bs=16, cache=Path('cache'))
-    assert pinned==[kind=='cuda']*2 and moved==[kind!='cpu']
+    assert there==[kind]*2 and moved==[kind!='cpu']
 
 @pytest.mark.parametrize('takes', [None, 0, 1])
 def test_keep_memory(monkeypatch, takes):

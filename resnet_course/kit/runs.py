@@ -301,7 +301,9 @@ def fit_seconds(
     timer = _FirstSteps()
     in_the_step = [copy(o) for o in learn.cbs if isinstance(o, (MixedPrecision,ChannelsLast))]
     twin = Learner(learn.dls, copied(learn.model), deepcopy(learn.loss_func), learn.opt_func, cbs=in_the_step)
-    with _only_looking(learn.dls), twin.no_bar(), twin.no_logging(): twin.fit(1, cbs=timer)
+    try:
+        with _only_looking(learn.dls), twin.no_bar(), twin.no_logging(): twin.fit(1, cbs=timer)
+    finally: twin.remove_cbs(list(twin.cbs))   # they and the learner hold each other, and would keep the copy in memory
     return epochs * timer.seconds * (len(learn.dls.train) + learn.dls.valid.n/learn.dls.bs/3)
 
 # %% ../../nbs/kit/runs.ipynb #b4b67339

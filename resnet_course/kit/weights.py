@@ -8,7 +8,7 @@ __all__ = ['packed', 'says', 'agree', 'check_net']
 # %% ../../nbs/kit/weights.ipynb #caf6b469
 from safetensors.torch import load, save
 from fastai.vision.all import *
-from .files import CourseError, first_line
+from .files import CourseError, first_line, no_room
 from .costs import copied
 from .identity import try_out
 
@@ -70,4 +70,4 @@ def check_net(
                 "not have, and that no file would keep: register it with `register_buffer`")
     except CourseError: raise
     except Exception as e:   # the net is the user's
-        raise CourseError(f"{name} cannot be trained with this recipe ({type(e).__name__}: {first_line(e)})") from e
+        raise no_room(e) or CourseError(f"{name} cannot be trained with this recipe ({type(e).__name__}: {first_line(e)})") from e
