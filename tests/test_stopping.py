@@ -171,3 +171,41 @@ def test_nobody_listens(drawn, whole, monkeypatch, error, after, stream):
         with pytest.raises(Stopped) as e: run(drawn, Callback(after_batch=talk))
     assert e.value.code==129
     assert outcome(*run(drawn, resume=True))==weights(whole)
+
+# --- the command ------------------------------------------------------------------------------------------------
+train = [sys.executable, '-W', 'ignore', '-m', 'resnet_course', 'train', '--recipe', 'tiny', '--precision', 'fp32', '--epochs', '40', '--out', 'out']
+
+def started(drawn, **kwargs):
+    "A run in a process of its own, in its second epoch"
+    p = subprocess.Popen([*train, '--data', str(drawn)], stderr=subprocess.PIPE, text=True, env=dict(os.environ, OMP_NUM_THREADS='1'), **kwargs)
+    record = Path('out/resblock-tiny-s42.json')
+    while p.poll() is None and not record.exists(): time.sleep(.05)
+    return p
+
+@pytest.mark.parametrize('signum, code', [(signal.SIGINT,130), (signal.SIGTERM,143), (signal.SIGHUP,129)])
+def test_the_command_stopped_by_a_signal(drawn, signum, code):
+    p = started(drawn, stdout=subprocess.DEVNULL)
+    p.send_signal(signum)
+    said = p.communicate(timeout=60)[1]
+    assert p.returncode==code and '--resume' in said.splitlines()[-1] and 'Traceback' not in said
+    assert torch.load('out/resblock-tiny-s42.pt', weights_only=True)['epoch']>=1
+
+@pytest.mark.parametrize('kind', ['pipe','full'])
+def test_the_command_when_nobody_listens(drawn, kind):
+    if kind=='full' and not Path('/dev/full').exists(): pytest.skip('there is no /dev/full here')
+    out = subprocess.PIPE if kind=='pipe' else open('/dev/full', 'w')
+    p = started(drawn, stdout=out)
+    if kind=='pipe': p.stdout.close()   # as `head -1` does
+    said = p.stderr.read()
+    assert p.wait(timeout=60)==129 and '--resume' in said and 'Traceback' not in said and 'Exception ignored' not in said
+    if kind=='pipe': assert torch.load('out/resblock-tiny-s42.pt', weights_only=True)['history']   # a full one ends it before it begins
+
+def test_the_command_does_not_overwrite(drawn):
+    again = [*train, '--data', str(drawn), '--epochs', '1']
+    def run_it(*more): return subprocess.run([*again, *more], capture_output=True, text=True)
+    first = run_it()
+    kept = Path('out/resblock-tiny-s42.json').read_bytes()
+    refused = run_it()
+    assert first.returncode==0 and refused.returncode==1 and Path('out/resblock-tiny-s42.json').read_bytes()==kept
+    assert refused.stderr.count('\n')==1 and '--resume' in refused.stderr and '--overwrite' in refused.stderr
+    assert run_it('--overwrite').returncode==0
