@@ -8,6 +8,7 @@ __all__ = ['rungs', 'app', 'experiments', 'save_curves', 'course', 'ladder', 'ex
 
 # %% ../nbs/tools/cli.ipynb #df0caccd
 import json, logging, os, sys, warnings
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
@@ -65,9 +66,9 @@ def _run(runs:dict, out:Path) -> list:
     records = []
     try:
         for name,run in runs.items(): records.append(run())
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as e:
         typer.echo(f'\nstopped in {name}; finished runs are in {out}; add --resume to the command to go on', err=True)
-        raise typer.Exit(130)
+        raise typer.Exit(getattr(e, 'code', 130))
     res = show_table(summary(as_runs(records)).drop(columns=['spread','seeds']))
     typer.echo(res.to_markdown(tablefmt='simple', colalign=('left', *['right']*res.shape[1]), disable_numparse=True))
     made = 'records and curves.png'
@@ -86,9 +87,9 @@ class _Stoppable(TyperGroup):
     "Ctrl-C ends a command with one line"
     def invoke(self, ctx):
         try: return super().invoke(ctx)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as e:
             typer.echo('\nstopped', err=True)
-            raise typer.Exit(130) from None
+            raise typer.Exit(getattr(e, 'code', 130)) from None
 
 # plain text: without markup, in which [x] has a meaning, and with Python's own stack traces
 app = typer.Typer(cls=_Stoppable, add_completion=False, no_args_is_help=True, rich_markup_mode=None,
@@ -102,6 +103,7 @@ _data = typer.Option(help="sample, imagenette, or a folder with train/<class>/ a
 _epochs = typer.Option(help="epochs for each model", show_default='as in the lesson or recipe', callback=_check_epochs)
 _seed = typer.Option(min=0, max=2**32-1, help="of weights, shuffling and augmentation")
 _resume = typer.Option('--resume', help="keep what is finished, and go on from the last checkpoint")
+_overwrite = typer.Option('--overwrite', help="begin anew where there was a run")
 _precision = typer.Option(help="fp32, bf16 or fp16", show_default='what suits this machine', callback=_check_precision)
 
 # %% ../nbs/tools/cli.ipynb #65fad93e
@@ -125,6 +127,7 @@ def ladder(
     models:Annotated[str, typer.Option(help="which rungs, separated by commas")]=','.join(rungs),
     out:Annotated[Optional[Path], typer.Option(help="folder for the results", show_default='runs/ladder-<data>')]=None,
     resume:Annotated[bool, _resume]=False,
+    overwrite:Annotated[bool, _overwrite]=False,
     precision:Annotated[Optional[str], _precision]=None,
 ):
     "Train the rungs one after another; print the table, write a record for each run and a picture of the curves."
@@ -134,7 +137,7 @@ def ladder(
     path = course_path(data)
     exp = _ladder(path, run_settings(path), epochs, precision)
     out = out or Path('runs')/exp.name
-    _run({r:partial(exp.run, r, seed, out, resume) for r in names}, out)
+    _run({r:partial(exp.run, r, seed, out, resume, overwrite) for r in names}, out)
 
 # %% ../nbs/tools/cli.ipynb #b9d782be
 experiments = dict(gamma='resblock', degradation='degradation', fashion='d2l', fashion_schedule='d2l',
@@ -152,6 +155,7 @@ def experiment(
     models:Annotated[Optional[str], typer.Option(help="which nets, separated by commas", show_default='all')]=None,
     out:Annotated[Optional[Path], typer.Option(help="folder for the results", show_default='runs/<name>')]=None,
     resume:Annotated[bool, _resume]=False,
+    overwrite:Annotated[bool, _overwrite]=False,
 ):
     "Train the nets of a lesson's experiment; print the table, write a record for each run and a picture of the curves."
     exp = _experiment(name)
@@ -159,7 +163,7 @@ def experiment(
     out = out or Path('runs')/name
     names = exp.nets if models is None else _names(models, exp.nets)
     _check_run(out)
-    _run({n:partial(exp.run, n, seed, out, resume) for n in names}, out)
+    _run({n:partial(exp.run, n, seed, out, resume, overwrite) for n in names}, out)
 
 # %% ../nbs/tools/cli.ipynb #1ac62a2b
 @app.command()
@@ -174,6 +178,7 @@ def train(
     seed:Annotated[int, _seed]=42,
     out:Annotated[Optional[Path], typer.Option(help="folder for the results", show_default='runs/train-<data>')]=None,
     resume:Annotated[bool, _resume]=False,
+    overwrite:Annotated[bool, _overwrite]=False,
     precision:Annotated[Optional[str], _precision]=None,
 ):
     "Train a net on photos with a recipe; write the record, the weights and a picture of the curves."
@@ -185,7 +190,7 @@ def train(
     _check_run(out or Path('runs'), precision)
     path = course_path(data, (r if size is None else lesson.resized(r, size)).presize)
     out = out or Path('runs')/f'train-{data_name(path)}'
-    run = partial(lesson.train, path, r, model, epochs, size, seed, out, resume, precision)
+    run = partial(lesson.train, path, r, model, epochs, size, seed, out, resume, overwrite, precision)
     _run({model or r.model:run}, out)
 
 # %% ../nbs/tools/cli.ipynb #a6a8c79e
@@ -196,6 +201,7 @@ def speedrun(
     seed:Annotated[int, _seed]=42,
     out:Annotated[Optional[Path], typer.Option(help="folder for the results", show_default='runs/speedrun-<data>')]=None,
     resume:Annotated[bool, _resume]=False,
+    overwrite:Annotated[bool, _overwrite]=False,
     precision:Annotated[Optional[str], _precision]=None,
 ):
     "Train as fast as the course can to an accuracy, and say how many seconds it took; exit status 1 if it is not reached."
@@ -211,7 +217,8 @@ def speedrun(
     start = perf_counter()
     lesson.recipe_data(path, r)
     typer.echo(f'the photos were ready after {perf_counter()-start:.0f} s')
-    rec, = _run({r.model:partial(lesson.train, path, r, seed=seed, out=out, resume=resume, precision=precision, suit=False)}, out)
+    rec, = _run({r.model:partial(lesson.train, path, r, seed=seed, out=out, resume=resume, overwrite=overwrite, precision=precision,
+                   suit=False)}, out)
     seconds = seconds_to(rec, float(target)/100)
     best = max(o['accuracy'] for o in rec['history'])
     typer.echo(f"{target}% {f'after {seconds:.0f} s of training and validation' if seconds<inf else 'not reached'}; "
@@ -268,12 +275,13 @@ def _compare_circumstances(rec, precision):
         typer.echo(f"warning: the record was made with {', '.join(other)}", err=True)
 
 # %% ../nbs/tools/cli.ipynb #26d93640
-def _recipe_run(rec, file, path, out, resume, precision):
+def _recipe_run(rec, file, path, out, resume, overwrite, precision):
     "A function that trains by the recipe in the record `rec`"
     from resnet_course import recipe as lesson
     r = lesson.recipe_from(rec['settings'], file)
     check_name('model', rec['model'], lesson.course_nets)
-    return partial(lesson.train, path, r, seed=rec['seed'], out=out, resume=resume, precision=precision, suit=False)
+    return partial(lesson.train, path, r, seed=rec['seed'], out=out, resume=resume, overwrite=overwrite, precision=precision,
+                   suit=False)
 
 @app.command()
 def reproduce(
@@ -281,6 +289,7 @@ def reproduce(
     data:Annotated[Optional[str], _data]=None,
     out:Annotated[Path, typer.Option(help="folder for the new record")]=Path('runs')/'reproduce',
     resume:Annotated[bool, _resume]=False,
+    overwrite:Annotated[bool, _overwrite]=False,
     precision:Annotated[Optional[str], typer.Option(help="fp32, bf16 or fp16", show_default="the record's",
                                                     callback=_check_precision)]=None,
 ):
@@ -295,8 +304,8 @@ def reproduce(
     path = _photos_of(rec, file, data, exp)
     if exp: exp = replace(exp, data=path, epochs=rec['epochs'], learner=dict(exp.learner, precision=precision))
     elif kind=='ladder': exp = _ladder(path, rec['settings'], rec['epochs'], precision)
-    if exp: run = partial(exp.run, rec['model'], rec['seed'], out, resume)
-    else: run = _recipe_run(rec, file, path, out, resume, precision)
+    if exp: run = partial(exp.run, rec['model'], rec['seed'], out, resume, overwrite)
+    else: run = _recipe_run(rec, file, path, out, resume, overwrite, precision)
     _compare_circumstances(rec, precision)
     new, = _run({rec['model']:run}, out)
     diff = 100*(new['accuracy']-rec['accuracy'])
@@ -359,6 +368,13 @@ def _mendable(e):
         return CourseError("this user has no home: set FASTAI_HOME to a folder of yours, for data")
     if isinstance(e, (CourseError, OSError)): return CourseError(said(e))
 
+def _let_go():
+    "That nobody reads the output any more, or a disk is full, is no second error at the end"
+    for o in (sys.stdout,sys.stderr):
+        try: o.flush()
+        except (OSError, ValueError):
+            with suppress(OSError, ValueError): os.dup2(os.open(os.devnull, os.O_WRONLY), o.fileno())
+
 def main():
     "The console script: tells in one line what a user can mend"
     os.environ['MPLBACKEND'] = 'Agg'   # curves go to files; an inherited one may be of a notebook, and not be here
@@ -373,5 +389,6 @@ def main():
         if not (error:=_mendable(e)): raise
         typer.echo(f'error: {error}', err=True)
         sys.exit(1)
+    finally: _let_go()
 
 if __name__=='__main__' and '__file__' in globals(): main()   # python -m resnet_course.cli; a notebook is no file

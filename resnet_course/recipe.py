@@ -16,7 +16,7 @@ from .kit.costs import is_lazy, layer_costs
 from .kit.identity import check_run, net_digest, try_out
 from .kit.photos import data_name, photos_by_class, sample_card
 from .kit.weights import agree, check_net, packed, says
-from .kit.runs import beside, command_line, few_steps, first_batch, measured_fit, record_file
+from .kit.runs import beside, check_free, command_line, few_steps, first_batch, measured_fit, record_file
 from .data import batch_for
 from .training import check_precision
 from .fcn import get_fcn
@@ -303,6 +303,7 @@ def train(
     seed:int=42, # of weights, shuffling and augmentation
     out:Path=None, # folder of the record and the weights; None: runs/train-<name of the data>
     resume:bool=False, # keep a finished run, go on from a checkpoint
+    overwrite:bool=False, # begin anew where there was a run
     precision:str=None, # as in `fast_learner`
     suit:bool=True, # fit a recipe of the course to a small folder, as `suited` does
 ) -> dict: # the run's record
@@ -320,6 +321,7 @@ def train(
     file = record_file(out or Path('runs')/f'train-{data_name(path)}', name, r.name, seed)
     check_precision(precision)
     check_run(r.epochs, seed, file.parent)
+    check_free(file, resume, overwrite)
     n_out = len(found['train'])
     check_net(name, n_out, epoch_sizes(r), partial(recipe_net, r, n_out, make))
     _check_options(r, n_out, make)
@@ -330,7 +332,7 @@ def train(
     elif not known: command = command_line('reproduce', file.name)
     return measured_fit(learn, r.epochs, r.lr, file, resume, _choices['schedule'][r.schedule],
         after=partial(_views_and_weights, r), makes=[beside(file, '.safetensors')], model=name, recipe=r.name,
-        size=r.size, seed=seed, settings=asdict(r), command=command)
+        size=r.size, seed=seed, settings=asdict(r), command=command, overwrite=overwrite)
 
 # %% ../nbs/15_recipe.ipynb #9c8ed9d9
 class Trained:

@@ -13,7 +13,7 @@ from fastai.callback.channelslast import ChannelsLast
 from .kit.files import check_name, CourseError
 from .kit.costs import is_lazy
 from .kit.identity import check_run, try_out
-from .kit.runs import command_line, first_batch, fit_seconds, measured_fit, record_file
+from .kit.runs import check_free, command_line, first_batch, fit_seconds, measured_fit, record_file
 from .data import course_path
 
 # %% ../nbs/02_training.ipynb #9f0178a2
@@ -139,17 +139,19 @@ class Experiment:
         model:str, # one of `nets`
         seed:int=42, # of weights, shuffling and augmentation
         out:Path=None, # folder of the record; None: runs/<name>
-        resume:bool=False, # or begin anew?
+        resume:bool=False, # keep a finished record, go on from a checkpoint
+        overwrite:bool=False, # begin anew where there was a run
     ) -> dict: # the run's record
-        "Train one of the nets; with `resume`, keep its finished record or go on from its checkpoint"
+        "Train one of the nets. Raises `CourseError` where there is a run already, and neither `resume` nor `overwrite` is set"
         check_name('model', model, self.nets)
         check_precision(self.learner.get('precision'))
         file = record_file(out or Path('runs')/self.name, model, self.recipe, seed)
         check_run(self.epochs, seed, file.parent)
+        check_free(file, resume, overwrite)
         set_seed(seed)
         dls = self.loaders(course_path(self.data, self.presize))
         learn = get_learner(dls, self.nets[model](dls.c), **self.learner)
         words = [self.name if o=='{name}' else o for o in self.command]
         command = command_line(*words, **self.options, epochs=self.epochs, seed=seed, models=model)
         return measured_fit(learn, self.epochs, self.lr, file, resume, self.fit, self.after, model=model,
-            recipe=self.recipe, size=self.size, seed=seed, command=command, **self.about)
+            recipe=self.recipe, size=self.size, seed=seed, command=command, overwrite=overwrite, **self.about)

@@ -42,12 +42,12 @@ def tiny_learner(path, precision='fp32', seed=42, **kwargs):
     return get_learner(dls, nn.Sequential(*body, nn.Dropout(0.2), head), precision, **kwargs)
 
 class CtrlC(Callback):
-    "Press Ctrl-C `times` at an event of one epoch (and one batch of the run)"
+    "Press Ctrl-C `times`, or send another signal, at an event of one epoch (and one batch of the run)"
     order = 5
-    def __init__(self, event, at, batch=None, times=1): store_attr()
+    def __init__(self, event, at, batch=None, times=1, signum=signal.SIGINT): store_attr()
     def __call__(self, event_name):
         if event_name==self.event and self.epoch==self.at and self.batch in (None, self.train_iter):
-            for _ in range(self.times): os.kill(os.getpid(), signal.SIGINT)
+            for _ in range(self.times): os.kill(os.getpid(), self.signum)
 
 def named_gpu(monkeypatch, name='Tesla T4', capability=(7,5)):
     "A CUDA GPU that says of itself what it is, and can do nothing"

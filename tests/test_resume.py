@@ -35,8 +35,8 @@ def fit_it(path, place='out/a.json', resume=False, cbs=(), epochs=2, **changes):
     learn = get_learner(dls, net, c['precision'], opt_func=c['opt_func'], wd=c['wd'],
                         wd_bn_bias=c['wd_bn_bias'], loss_func=c['loss_func'], cbs=cbs)
     with learn.no_bar(), learn.no_logging():
-        return measured_fit(learn, epochs, c['lr'], Path(place), resume, c['fit'], model='mine', recipe='own', size=32,
-                            seed=42)
+        return measured_fit(learn, epochs, c['lr'], Path(place), resume, c['fit'], overwrite=not resume, model='mine',
+                            recipe='own', size=32, seed=42)
 
 others = dict(width=dict(width=16), activation=dict(act=nn.SiLU), batch=dict(bs=8), pixels=dict(resize=24), presize=dict(presize=40), crops=dict(min_scale=.9),
     optimiser=dict(opt_func=SGD), momentum=dict(opt_func=partial(Adam, mom=.5)), own=dict(opt_func=lambda p,lr: SGD(p, lr)),
@@ -145,19 +145,31 @@ def test_accumulated_gradients_are_kept(drawn, cb, stop):
     with pytest.raises(KeyboardInterrupt): run(drawn, cb(), stop, epochs=2)
     assert outcome(*run(drawn, cb(), resume=True, epochs=2))==expected
 
-@pytest.mark.parametrize('bad', [math.nan, math.inf])
-@pytest.mark.parametrize('at', [0,1])
-def test_a_loss_that_is_no_number(drawn, capsys, bad, at):
-    "Is said once, and the record is JSON (RFC 8259), which has no NaN"
+@pytest.mark.parametrize('bad', [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize('at', [0, 2, 3, 5, 11])   # of 12 batches, 4 in an epoch
+def test_a_loss_that_is_no_number(drawn, bad, at):
+    "Ends the run at once, and the record is JSON (RFC 8259), which has no NaN; no weights are kept"
+    seen,kept = [],[]
     class Spoil(Callback):
         def after_loss(self):
-            if self.epoch>=at: self.learn.loss_grad = self.learn.loss = self.loss*bad
+            if not self.training: return
+            seen.append(1)
+            if self.train_iter==at: self.learn.loss_grad = self.learn.loss = self.loss*bad
     def none(c): raise ValueError(c)
-    _,rec = run(drawn, Spoil())
-    assert json.loads(file.read_text(), parse_constant=none)==rec==load_json(file)
-    assert [o['train_loss'] is None for o in rec['history']]==[i>=at for i in range(epochs)] and rec['diverged']==at
-    said = [l for l in capsys.readouterr().out.splitlines() if 'no number' in l]
-    assert len(said)==1 and f'epoch {at}' in said[0] and 'failed' in said[0]
+    with pytest.raises(Exception) as e: run(drawn, Spoil(), after=lambda *args: kept.append(1))
+    assert one_line(e, f'epoch {at//4}', f'batch {at%4}', 'learning rate', 'no number') and len(seen)<=at+2 and not kept
+    rec = json.loads(file.read_text(), parse_constant=none)
+    assert rec==load_json(file) and not rec['complete'] and len(rec['history'])==at//4
+    assert (rec['diverged']['epoch'],rec['diverged']['batch'])==(at//4,at%4) and 0<rec['diverged']['lr']<=1e-2
+    assert not results(file.parent).shape[0]
+
+def test_a_validation_that_is_no_number(drawn):
+    class Spoil(Callback):
+        def after_loss(self):
+            if not self.training: self.learn.loss = self.loss*math.nan
+    with pytest.raises(Exception) as e: run(drawn, Spoil())
+    rec = load_json(file)
+    assert one_line(e, 'epoch 0', 'no number') and rec['diverged']=={'epoch':0} and not rec['complete']
     plot_history([rec])
 
 def test_a_usual_run_says_nothing_of_it(whole): assert 'diverged' not in whole['rec']

@@ -18,7 +18,7 @@ file,ckpt,epochs = Path('out/fcn-small-s42.json'),Path('out/fcn-small-s42.pt'),3
 def run(path, *cbs, resume=False, epochs=epochs, seed=42, precision='fp32', **about):
     learn = tiny_learner(path, precision, seed, cbs=cbs)
     rec = measured_fit(learn, epochs, 1e-2, file, resume,
-        **dict(model='fcn', recipe='small', size=32, seed=seed, command='pytest')|about)
+        **dict(overwrite=not resume, model='fcn', recipe='small', size=32, seed=seed, command='pytest')|about)
     return learn,rec
 
 def outcome(learn, rec):
@@ -211,14 +211,25 @@ def test_a_file_that_someone_has_open(tmp_path, monkeypatch):
     with pytest.raises(PermissionError): save_json(f, dict(a=2))
     assert load_json(f)==dict(a=1) and tmp_path.ls()==[f]
 
-def test_a_full_disk_at_the_checkpoint(drawn, monkeypatch):
-    "torch hides the reason behind its own"
-    def full(*args):
+@pytest.mark.parametrize('hidden', [False, True])
+@pytest.mark.parametrize('what', ['checkpoint','record'])
+@pytest.mark.parametrize('full', [{0}, {0,1}, {1,2}])
+def test_a_disk_that_is_full_for_a_while(drawn, whole, monkeypatch, capsys, hidden, what, full):
+    "Is said once, the run goes on, and what can be written later is written; torch hides the reason behind its own"
+    times,save = [],torch.save if what=='checkpoint' else runs.save_json
+    def sometimes(*args):
+        times.append(1)
+        if len(times)-1 not in full: return save(*args)
         try: raise OSError(errno.ENOSPC, 'No space left on device')
-        except OSError: raise RuntimeError('unexpected pos')
-    monkeypatch.setattr(torch, 'save', full)
-    with pytest.raises(OSError, match='No space'): run(drawn)
-    assert not ckpt.exists() and json.loads(file.read_text())['history']
+        except OSError:
+            if hidden and what=='checkpoint': raise RuntimeError('unexpected pos')
+            raise
+    monkeypatch.setattr(*(torch,'save') if what=='checkpoint' else (runs,'save_json'), sometimes)
+    assert outcome(*run(drawn))=={k:v for k,v in whole.items() if k!='rec'}
+    said = [o for o in capsys.readouterr().out.splitlines() if 'No space' in o]
+    assert len(said)==1 and str(ckpt if what=='checkpoint' else file) in said[0] and 'goes on' in said[0]
+    assert json.loads(file.read_text())['complete'] and (what=='record' or 2 in full or torch.load(ckpt, weights_only=True)['epoch']==3)
+    assert not [o for o in file.parent.ls() if o.name.startswith('.')]
 
 def test_a_place_that_cannot_be_written_is_named_before_the_first_epoch(drawn):
     Path('out').write_text('a file')
@@ -343,7 +354,7 @@ def test_a_record_is_of_one_fit(drawn, fit, n):
     "Said before anything is trained or lost, where that can be known; never taken for a finished run"
     rec,(learn,before,seen) = run(drawn, epochs=n)[1],(tiny_learner(drawn),ckpt.read_bytes(),[])
     learn.add_cb(Trains(seen))
-    with pytest.raises(Exception) as e: measured_fit(learn, n, 1e-2, file, fit=fit, model='fcn', recipe='b', size=32)
+    with pytest.raises(Exception) as e: measured_fit(learn, n, 1e-2, file, fit=fit, overwrite=True, model='fcn', recipe='b', size=32)
     assert one_line(e, file, 'one fit', '`measured_fit`')
     if fit is twice: assert not load_json(file)['complete']
     else: assert not seen and load_json(file)==rec and ckpt.read_bytes()==before
@@ -356,7 +367,7 @@ def small(path, loss=None, net=None, **kwargs):
                        **(dict(loss_func=loss) if loss else {}), **kwargs)
 
 def fit_small(learn, epochs=1, lr=1e-3, resume=False, out=file, **kwargs):
-    return measured_fit(learn, epochs, lr, out, resume, **dict(dict(model='a', recipe='b', size=32, seed=1)|kwargs))
+    return measured_fit(learn, epochs, lr, out, resume, **dict(dict(overwrite=not resume, model='a', recipe='b', size=32, seed=1)|kwargs))
 
 @pytest.mark.parametrize('kwargs, said', [(dict(seed=np.int64(3)), dict(seed=3)), (dict(epochs=np.int64(1)), dict(epochs=1)),
     (dict(lr=np.float32(.5)), dict(lr=.5)), (dict(lr=tensor(.5)), dict(lr=.5)), (dict(lr=slice(.25,.5)), dict(lr=[.25,.5])),
@@ -455,7 +466,8 @@ def test_trackers_go_on(drawn, tracker, stop):
     "What they have kept of the epochs before, too; here nothing counts as better after the first epoch"
     def fit(*cbs, resume=False):
         learn = tiny_learner(drawn, cbs=[tracker('valid_loss', min_delta=9.), *cbs])
-        return outcome(learn, measured_fit(learn, 6, 1e-2, file, resume, Learner.fit, model='a', recipe='b', size=32, seed=1))
+        return outcome(learn, measured_fit(learn, 6, 1e-2, file, resume, Learner.fit, overwrite=not resume,
+                                           model='a', recipe='b', size=32, seed=1))
     whole = fit()
     if stop:
         with pytest.raises(KeyboardInterrupt): fit(stop)
