@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['AlternatingCrops', 'EpochPlan', 'orthogonal', 'Muon', 'Averaged', 'kept', 'EMA', 'whitening_filters', 'whiten',
-           'blur_pool', 'pool_not_stride', 'max_blur_pool', 'pool_shortcuts', 'ActBlock', 'with_activation']
+           'first_conv', 'blur_pool', 'pool_not_stride', 'max_blur_pool', 'pool_shortcuts', 'ActBlock',
+           'with_activation']
 
 # %% ../nbs/14_ingredients.ipynb #457efe16
 from itertools import chain
 from fastai.vision.all import *
-from .kit.costs import copied
+from .kit.files import CourseError
+from .kit.costs import copied, layer_costs
 from .resblock import ResBlock
 from .loading import PhotoCrops
 from .speed import FusedAdam, laid_out
@@ -177,6 +179,14 @@ def whiten(
     filters = whitening_filters(xb, conv.kernel_size[0])[:conv.out_channels//2]
     both = torch.cat([filters,-filters])
     conv.weight[:len(both)] = both.to(conv.weight)
+
+def first_conv(net:nn.Module, size:int) -> nn.Conv2d:
+    "The convolution of `net` that sees images of this size. Raises `CourseError` if another layer does"
+    name = layer_costs(net, size).name[0]
+    layer = net.get_submodule(name)
+    if isinstance(layer, nn.Conv2d) and layer.groups==1 and layer.kernel_size==layer.kernel_size[:1]*2: return layer
+    raise CourseError(f"whiten=True is for a net whose first layer is a convolution with a square kernel; here {name} is "
+                      f"{type(layer).__name__}: pass `replace(recipe, whiten=False)`")
 
 # %% ../nbs/14_ingredients.ipynb #caf8c212
 def blur_pool() -> nn.Module: # (bs, c, h, w) to (bs, c, h/2, w/2), odd sides rounded up

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PhotoFiles', 'PhotoCache', 'build_cache', 'cache_bytes', 'cached_photos', 'random_crops', 'random_squares',
-           'center_squares', 'PhotoCrops', 'AheadDL', 'cached_data', 'chapter_tfms', 'cached_chapter_data']
+           'center_squares', 'PhotoCrops', 'AheadDL', 'cached_data', 'chapter_tfms', 'cached_chapter_data', 'hold_out']
 
 # %% ../nbs/12_loading.ipynb #0d4f0377
 import errno
@@ -346,3 +346,21 @@ def chapter_tfms(size:int) -> list: # side of the images, in pixels
 def cached_chapter_data(path:Path, presize:int=160, resize:int=128, bs:int=128, **kwargs) -> DataLoaders:
     "`get_data` from decoded photos, with the transforms of fastbook chapter 14; takes `cache` and `ahead` too"
     return cached_data(path, presize, presize, bs, random_squares, 0., chapter_tfms(resize), **kwargs)
+
+# %% ../nbs/12_loading.ipynb #d65dda9f
+def hold_out(
+    dls:DataLoaders, # from `cached_data`
+    share:float, # of the training photos
+    seed:int=42, # of which photos are drawn
+) -> DataLoaders: # the same, changed in place
+    "Validate on a part of the training photos, which are then not trained on"
+    train = dls.train.dataset
+    held = np.zeros(len(train), bool)
+    held[np.random.default_rng(seed).permutation(len(train))[:max(round(share*len(train)), 1)]] = True
+    def part(dl, which):
+        ds = copy(dl.dataset)
+        ds.items = [o for o,yes in zip(train.items, which) if yes]
+        ds.labels = train.labels[which]
+        return dl.new(ds, bs=min(dl.bs, len(ds)))
+    dls.loaders = [part(dls.train, ~held), part(dls.valid, held)]
+    return dls

@@ -4,18 +4,18 @@
 
 # %% auto #0
 __all__ = ['course_nets', 'recipes', 'speed_targets', 'screen_factors', 'Recipe', 'recipe_from', 'resized', 'epoch_sizes',
-           'recipe_net', 'view_crops', 'hold_out', 'recipe_data', 'recipe_learner', 'recipe', 'save_weights',
-           'predict_view', 'suited', 'train', 'Trained', 'load_trained', 'factorial16', 'effects']
+           'recipe_net', 'view_crops', 'recipe_data', 'recipe_learner', 'recipe', 'predict_view', 'suited', 'train',
+           'Trained', 'load_trained', 'factorial16', 'effects']
 
 # %% ../nbs/15_recipe.ipynb #feab1dcb
 from safetensors import safe_open, SafetensorError
 from fastai.vision.all import *
 from dataclasses import asdict, dataclass, fields, replace   # after fastai, which has another `asdict`
 from .kit.files import check_name, CourseError, first_line, write_whole
-from .kit.costs import is_lazy, layer_costs
+from .kit.costs import is_lazy
 from .kit.identity import check_run, net_digest, try_out
 from .kit.photos import data_name, photos_by_class, sample_card
-from .kit.weights import agree, check_net, packed, says
+from .kit.weights import agree, check_net, save_weights, says
 from .kit.runs import beside, check_free, command_line, few_steps, first_batch, measured_fit, record_file
 from .data import batch_for
 from .training import check_precision
@@ -23,11 +23,11 @@ from .fcn import get_fcn
 from .resblock import ResBlock, two_blocks
 from .resnet import resnet18, resnet34
 from .bottleneck import resnet101, resnet152, resnet50
-from .loading import (cached_chapter_data, cached_data, center_squares, chapter_tfms, PhotoCrops, PhotoFiles,
-                                   random_crops, random_squares)
+from .loading import (cached_chapter_data, cached_data, center_squares, chapter_tfms, hold_out, PhotoCrops,
+                                   PhotoFiles, random_crops, random_squares)
 from .speed import fast_learner, FusedAdam
-from .ingredients import (AlternatingCrops, Averaged, blur_pool, EMA, EpochPlan, kept, max_blur_pool, Muon,
-                                       pool_not_stride, pool_shortcuts, whiten, with_activation)
+from .ingredients import (AlternatingCrops, Averaged, blur_pool, EMA, EpochPlan, first_conv, kept, max_blur_pool,
+                                       Muon, pool_not_stride, pool_shortcuts, whiten, with_activation)
 
 # %% ../nbs/15_recipe.ipynb #701d3a50
 course_nets = dict(fcn=get_fcn, resblock=partial(get_fcn, block=partial(ResBlock, stride=2)),
@@ -146,24 +146,6 @@ def view_crops(val:str): # 'whole' or 'middle'
     "The function for `PhotoCrops` that finds the middle squares, (n, 4), which a view shows"
     return partial(center_squares, share=_choices['val'][val])
 
-# %% ../nbs/15_recipe.ipynb #d16a9208
-def hold_out(
-    dls:DataLoaders, # from `cached_data`
-    share:float, # of the training photos
-    seed:int=42, # of which photos are drawn
-) -> DataLoaders: # the same, changed in place
-    "Validate on a part of the training photos, which are then not trained on"
-    train = dls.train.dataset
-    held = np.zeros(len(train), bool)
-    held[np.random.default_rng(seed).permutation(len(train))[:max(round(share*len(train)), 1)]] = True
-    def part(dl, which):
-        ds = copy(dl.dataset)
-        ds.items = [o for o,yes in zip(train.items, which) if yes]
-        ds.labels = train.labels[which]
-        return dl.new(ds, bs=min(dl.bs, len(ds)))
-    dls.loaders = [part(dls.train, ~held), part(dls.valid, held)]
-    return dls
-
 # %% ../nbs/15_recipe.ipynb #ad206e90
 def recipe_data(
     path:Path, # a folder with train/<class>/ and val/<class>/
@@ -180,14 +162,6 @@ def recipe_data(
     return dls
 
 # %% ../nbs/15_recipe.ipynb #bae0b445
-def _first_conv(net, size):
-    "The convolution that sees the images. Raises `CourseError` if another layer does"
-    name = layer_costs(net, size).name[0]
-    layer = net.get_submodule(name)
-    if isinstance(layer, nn.Conv2d) and layer.groups==1 and layer.kernel_size==layer.kernel_size[:1]*2: return layer
-    raise CourseError(f"whiten=True is for a net whose first layer is a convolution with a square kernel; here {name} is "
-                      f"{type(layer).__name__}: pass `replace(recipe, whiten=False)`")
-
 def recipe_learner(
     path:Path, # a folder with train/<class>/ and val/<class>/
     r:Recipe,
@@ -199,7 +173,7 @@ def recipe_learner(
     set_seed(int(seed))
     dls = recipe_data(path, r, seed)
     net,cbs = recipe_net(r, dls.c, model),[]
-    if r.whiten: whiten(_first_conv(net, r.size), first_batch(dls)[0])
+    if r.whiten: whiten(first_conv(net, r.size), first_batch(dls)[0])
     if r.ema: net = Averaged(net, r.ema); cbs.append(EMA())
     if r.start_size or r.flip=='alternating': cbs.append(EpochPlan(epoch_sizes(r)))
     if r.mixup: cbs.append(MixUp(r.mixup))
@@ -240,14 +214,6 @@ def recipe(name:str) -> Recipe:
     return recipes[name]
 
 # %% ../nbs/15_recipe.ipynb #7c3305f1
-def save_weights(
-    file:Path, # a .safetensors file, written entirely or not at all
-    net:nn.Module,
-    **about # what else it says: recipe, classes ...
-):
-    "The net's weights, and beside them in the same file what is needed to use them"
-    with write_whole(file, 'wb') as f: f.write(packed(net, about))
-
 def predict_view(
     learn:Learner, # from `recipe_learner`
     val:str='whole', # or 'middle'

@@ -42,9 +42,7 @@ def _is_ordinary(*xs):
         (type(x) in (Tensor,nn.Parameter) or isinstance(x, TensorBase)) and x.device.type=='cpu' and not x.is_neg()
         and _has_memory(x) for x in xs)
 
-def _is_simple(g):
-    "Is `g` a gradient that nobody wants gradients of, or many at once?"
-    return not torch.is_grad_enabled() and _is_ordinary(g)
+def _is_simple(g): return not torch.is_grad_enabled() and _is_ordinary(g)   # nobody wants its gradients, or many at once
 
 def _again(f, inputs, g):
     "The gradients that `g`, the gradient of `f()`, has at `inputs`: PyTorch's own, which have gradients themselves"
@@ -226,8 +224,7 @@ def _loops(dtype): return _compile(dtype, os.environ.get('CC') or 'cc')[0]
 
 def c_loops() -> str: # None where they are on
     "In one line, why the loops in C are off here, and how to turn them on"
-    compiler = os.environ.get('CC') or 'cc'
-    _,why = _compile(torch.float32, compiler)
+    _,why = _compile(torch.float32, compiler := os.environ.get('CC') or 'cc')
     return why and f"the compiler '{compiler}' failed ({why}): install gcc, or name a compiler with OpenMP in CC"
 
 # %% ../nbs/13_speed.ipynb #e994a2e5
@@ -342,7 +339,7 @@ def slow_down(model:nn.Module) -> nn.Module: # the same one
     "Takes `speed_up` back, for tools that go by PyTorch's own classes, such as torch.fx and quantisation"
     return _swap(model, {fast:plain for plain,fast in _fast.items()})
 
-# %% ../nbs/13_speed.ipynb #981cbfa6
+# %% ../nbs/13_speed.ipynb #f80a41b9
 def laid_out(o, p):
     "`o` with the number format of `p` and the same order in memory. Raises `CourseError` for another shape"
     if o.shape!=p.shape:
@@ -352,8 +349,8 @@ def laid_out(o, p):
     return o if same else torch.empty_like(p).copy_(o)
 
 def _can_fuse(p):
-    dense = p.is_contiguous() or p.ndim==4 and p.is_contiguous(memory_format=torch.channels_last)
-    return dense and p.is_floating_point()
+    in_rows = p.is_contiguous() or p.ndim==4 and p.is_contiguous(memory_format=torch.channels_last)
+    return in_rows and p.is_floating_point()
 
 class FusedAdam(Optimizer):
     "fastai's `Adam` with decoupled weight decay, all tensors in one call; parameters that are frozen stay as they are"
@@ -365,10 +362,8 @@ class FusedAdam(Optimizer):
         for p,_,state,_ in self.all_params():
             if p.grad is None and p.requires_grad and 'grad_avg' in state: p.grad = torch.zeros_like(p)
         self.update(self.all_params(with_grad=True))
-    def update(self,
-        todo, # parameters, each with its index, state and hyperparameters, as from `all_params`
-    ):
-        "Adam's step for some of the parameters"
+    def update(self, todo):
+        "Adam's step for some parameters, as they come from `all_params`"
         groups = defaultdict(list)   # of tensors that go into one call
         for p,_,state,hyper in todo:
             if 'step' not in state: state |= dict(step=0, grad_avg=torch.zeros_like(p), sqr_avg=torch.zeros_like(p))

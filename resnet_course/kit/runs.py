@@ -57,9 +57,10 @@ def circumstances(dls:DataLoaders) -> dict:
     return dict(hardware=hardware(dls.device), versions=versions(), commit=commit(), workers=_workers(dls.train),
                 compiler=shutil.which(compiler) is not None)
 
-# %% ../../nbs/kit/runs.ipynb #2caecf9f
 def _flat(made): return {**made['hardware'], **made['versions'], **{k:o for k,o in made.items() if not isinstance(o, dict)}}
 
+# %% ../../nbs/kit/runs.ipynb #2caecf9f
+# long: the events of one callback, in the order in which they come
 class RunRecord(Callback):
     """Keeps a run's record in a JSON file, rewritten after each epoch. `train_accuracy` is that of the batches as the
     net saw them: augmented, and before it had learned from them"""
