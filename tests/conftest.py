@@ -26,6 +26,7 @@ def pytest_pycollect_makeitem(collector, name, obj):
 def quiet_place(tmp_path, monkeypatch):
     "Each test in a folder of its own (where `runs/` goes too), one thread, no progress bars"
     monkeypatch.chdir(tmp_path)
+    signal.signal(signal.SIGINT, signal.default_int_handler)   # it is ignored where the tests run in the background
     monkeypatch.setattr(defaults, 'callbacks', [o for o in defaults.callbacks if o is not ProgressCallback])
     torch.set_num_threads(1)
 

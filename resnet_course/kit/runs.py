@@ -20,7 +20,7 @@ from .costs import copied
 from .photos import data_card
 from .identity import checked_about, check_run, check_same, in_json, net_macs, net_start, run_setup
 from .stopping import Stops
-from .checkpoint import Checkpoint, first_batch, one_before, only_looking
+from .checkpoint import Checkpoint, first_batch, one_before, one_fit_only, only_looking
 
 # %% ../../nbs/kit/runs.ipynb #58775120
 def hardware(device=None) -> dict:
@@ -70,7 +70,9 @@ class RunRecord(Callback):
         more:bool, # is there more to do after the last epoch? Then the record is not complete with it
         **about # what else it says: name, command, model, recipe, data, size, seed ...
     ): self.file,self.more,self.about,self.history,self.failed,self.unwritten = Path(file),more,about,[],None,False
-    def before_fit(self): self.made,self.last = circumstances(self.dls),None; self.parts = [dict(self.made, epoch=0, batch=0)]
+    def before_fit(self):
+        self.made,self.epochs,self.precision,self.last = circumstances(self.dls),self.n_epoch,self.learn.precision,None
+        self.parts = [dict(self.made, epoch=0, batch=0)]
     def goes_on(self, parts, epoch, batch):
         "Of a run whose `parts` were made before"
         self.parts = [*parts, dict(self.made, epoch=epoch, batch=batch)]
@@ -101,7 +103,7 @@ class RunRecord(Callback):
         self.write()
         of = ', '.join(f'{k} {v:.3g}' for k,v in where.items()).replace('lr', 'learning rate')
         raise CourseError(f"{self.about['name']}: the loss is no number ({of}), and what the net says is worth nothing; begin "
-                          f"anew with a lower learning rate{' or in fp32' if self.learn.precision!='fp32' else ''}")
+                          f"anew with a lower learning rate{' or in fp32' if self.precision!='fp32' else ''}")
     def write(self):
         "One that cannot be written is said once, and tried again after the next epoch: the run goes on"
         try: save_json(self.file, self.record())
@@ -113,9 +115,9 @@ class RunRecord(Callback):
         h,more = self.history,{}
         if len(self.parts)>1: more['parts'] = self.parts
         if self.failed: more['diverged'] = self.failed
-        return dict(self.about, epochs=self.n_epoch, complete=len(h)==self.n_epoch and not (self.more or self.failed), history=h,
+        return dict(self.about, epochs=self.epochs, complete=len(h)==self.epochs and not (self.more or self.failed), history=h,
             accuracy=h[-1].get('accuracy') if h else None, seconds=round(sum(o['seconds'] for o in h), 2),
-            precision=self.learn.precision, **self.made, **more)
+            precision=self.precision, **self.made, **more)
 
 # %% ../../nbs/kit/runs.ipynb #d019ce7a
 class _FirstSteps(Callback):
@@ -269,7 +271,7 @@ def measured_fit(
     about = checked_about(dict(about, lr=lr))
     check_run(epochs, about.get('seed', 0), file.parent)
     check_free(file, resume, overwrite)
-    if getattr(fit, 'func', fit) is Learner.fine_tune: raise CourseError(_several.format(file, epochs))
+    if getattr(fit, 'func', fit) is Learner.fine_tune: raise CourseError(one_fit_only.format(file, epochs))
     file.parent.mkdir(parents=True, exist_ok=True)
     with _alone(file), Stops(patient=False) as stops:
         return _measured(learn, epochs, lr, file, resume, fit, after, makes, minutes, about, stops)

@@ -1,0 +1,69 @@
+"""A run that is killed again and again, anywhere, ends as if it had not been. `make test-slow` kills more often, and
+writes what came of it to results/faults/kills.json"""
+import multiprocessing, os, random, signal, sys
+from contextlib import suppress
+import pytest, torch
+from fastai.vision.all import *
+from resnet_course.kit.files import load_json, save_json
+from resnet_course.kit.runs import commit, hardware, measured_fit, versions
+from resnet_course.kit.weights import save_weights
+from conftest import tiny_learner
+
+kills = int(os.environ.get('RESNET_COURSE_KILLS', 12))
+name,epochs = 'a.json',3
+processes = multiprocessing.get_context('forkserver')   # which has imported all once: a new process is there at once
+processes.set_forkserver_preload(['test_kills'])
+
+def work(data, out):
+    "The run, from wherever it is, with a checkpoint after each batch"
+    os.chdir(out)
+    torch.set_num_threads(1)
+    sys.stdout = sys.stderr = open(os.devnull, 'w')
+    def keep(learn, rec, file): save_weights(Path('a.safetensors'), learn.model)
+    with suppress(KeyboardInterrupt):
+        measured_fit(tiny_learner(Path(data)), epochs, 1e-2, Path(name), resume=True, minutes=0, after=keep,
+                     makes=[Path('a.safetensors')], model='fcn', recipe='small', size=32, seed=42)
+
+def started(data, out):
+    p = processes.Process(target=work, args=(str(data),str(out)))
+    p.start()
+    return p
+
+def same(a, b):
+    "To the last bit"
+    if isinstance(a, dict): return a.keys()==b.keys() and all(same(a[k], b[k]) for k in a if k not in ('seconds','spent','parts'))
+    if isinstance(a, (list,tuple)): return len(a)==len(b) and all(map(same, a, b))
+    return torch.equal(a, b) if isinstance(a, Tensor) else a==b
+
+def ended(out):
+    "All that a run leaves, read back"
+    assert sorted(o.name for o in out.iterdir())==['a.json','a.pt','a.safetensors'], [o.name for o in out.iterdir()]
+    rec = load_json(out/name)
+    assert rec['complete']
+    return torch.load(out/'a.pt', weights_only=True),rec['history'],rec['accuracy'],(out/'a.safetensors').read_bytes()
+
+def test_killed_again_and_again(drawn, tmp_path):
+    rng,lost,runs,of = random.Random(1),0,0,Counter()
+    def place(i):
+        (o:=tmp_path/str(i)).mkdir()
+        return o
+    p = started(drawn, whole:=place('whole'))
+    start = time.monotonic()
+    p.join()
+    length,expected = time.monotonic()-start,ended(whole)
+    while sum(of.values())<kills:
+        out,runs = place(runs),runs+1
+        while True:
+            p = started(drawn, out)
+            p.join(rng.uniform(0, 1.3*length))
+            if p.exitcode is not None: break
+            how = rng.choice([signal.SIGKILL,signal.SIGKILL,signal.SIGTERM])
+            os.kill(p.pid, how)
+            p.join(60)
+            of[how.name] += 1
+        lost += p.exitcode!=0 or not same(ended(out), expected)
+    print(f'{sum(of.values())} kills in {runs} runs, {lost} lost')
+    if 'RESNET_COURSE_KILLS' in os.environ:
+        save_json(Path(__file__).parent.parent/'results/faults/kills.json', dict(name='kills', command='make test-slow', kills=of,
+            runs=runs, lost=lost, epochs=epochs, hardware=hardware('cpu'), versions=versions(), commit=commit()))
+    assert not lost
