@@ -85,7 +85,8 @@ def draw_family(
         net = make()
         costs,(shapes,skips) = layer_costs(net, size),net_tensors(net, 3, size, size)
         draw_tensors(shapes, skips, ax, least=3, tall=2.8, thick=.15)
-        counts = f'{len(skips)} shortcuts, {total_params(net)[0]/1e6:.1f} M parameters, {costs.macs.sum()/1e9:.1f} G multiply-adds'
+        millions,billions = total_params(net)[0]/1e6,costs.macs.sum()/1e9
+        counts = f'{len(skips)} shortcuts, {millions:.1f} M parameters, {billions:.1f} G multiply-adds'
         ax.set_title(make.__name__.replace('resnet', 'ResNet-'), loc='left', fontsize=24, weight='bold', y=1.05)
         ax.text(.1, 1.09, counts, fontsize=16, transform=ax.transAxes)
         ax.set_anchor('W')

@@ -62,7 +62,7 @@ def show_table(
 def plot_history(
     records # dicts as `measured_fit` returns them
 ) -> np.ndarray: # two axes of a new figure
-    "Validation loss and accuracy by epoch: for each model the mean over its seeds, in a band from the lowest to the highest"
+    "Validation loss and accuracy by epoch: of each model the mean over its seeds, in a band from lowest to highest"
     _,axs = plt.subplots(1, 2, figsize=(10,3.5), layout='constrained')
     rows = pd.DataFrame([dict(o, model=r['model']) for r in records for o in r['history']])
     models = rows.groupby('model', sort=False)
