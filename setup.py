@@ -9,11 +9,11 @@ ini.read('settings.ini', encoding='utf-8')
 cfg = ini['DEFAULT']
 
 def readme():
-    "README.md with its links to other files made absolute, since PyPI has only this one; code is left as it is"
+    "README.md with its links to other files and pictures made absolute, since PyPI has only this one; code is left as it is"
     parts = re.split(r'(```.*?```|`[^`\n]+`)', Path('README.md').read_text(encoding='utf-8'), flags=re.S)
     at = f"{cfg['git_url']}/blob/{cfg['branch']}/"
     parts[::2] = [re.sub(r'\]\((?!\w+:|#)', f']({at}', o) for o in parts[::2]]
-    return ''.join(parts)
+    return re.sub(r'(?<=src)(set)?="(images/[^"]+)"', rf'\1="{at}\2?raw=true"', ''.join(parts))
 
 setup(
     name=cfg['lib_name'], version=cfg['version'], description=cfg['description'], keywords=cfg['keywords'],

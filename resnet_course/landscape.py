@@ -187,28 +187,37 @@ def _cifar_surface(learn, record, file, n=1000):
 landscape_experiment = replace(degradation_experiment, name='landscape', after=_cifar_surface)
 
 # %% ../nbs/16_landscape.ipynb #7a38bec6
+def _contours(ax, at, z, levels, norm, title):
+    "Loss by colour, lines at equal ratios, and a cross where the net is"
+    ax.contourf(*at, z, levels, norm=norm, cmap='viridis')
+    ax.contour(*at, z, levels[:-1:2], norm=norm, colors='white', linewidths=.4)
+    ax.plot(0, 0, 'x', color='white', ms=9)
+    ax.set_title(title, parse_math=False)
+    ax.set(xlabel='steps along the first direction', ylabel='along the second', aspect='equal')
+
 def plot_surfaces(
     records:list, # from `surface`
     top:float=10., # higher losses are drawn as this
 ): # the figure
-    "Contour lines and a 3-d picture of each record's surface, on one scale. Raises `CourseError` if one is not complete"
-    n = len(records)
+    "A map and a 3-d picture of each record's surface, two to a row, on one scale. Raises `CourseError` for part of one"
     missing = [r.get('model') for r in records if None in sum(r['surface']['losses'], [])]
     if missing: raise CourseError(f"the surface of {missing[0]} is not complete: `surface`, called again, goes on with it")
     zs = [np.nan_to_num(r['surface']['losses'], nan=top).clip(1e-6, top) for r in records]   # not a number: it diverged
-    norm = LogNorm(min(z.min() for z in zs), top)
-    side = min(3.5, 10/n)
-    fig = plt.figure(figsize=(side*n, 2*side), layout='constrained')
-    for i,(r,z) in enumerate(zip(records, zs), 1):
+    norm = LogNorm(min(.9*top, *(z.min() for z in zs)), top)
+    levels = np.geomspace(norm.vmin, top, 25)
+    columns,rows = min(len(records), 2),2*math.ceil(len(records)/2)
+    fig = plt.figure(figsize=(5.2*columns, 4.4*rows), layout='constrained')
+    for i,(r,z) in enumerate(zip(records, zs)):
         at = np.meshgrid(r['surface']['xs'], r['surface']['ys'])
-        ax = fig.add_subplot(2, n, i, aspect='equal')
-        ax.set_title(r.get('model'), parse_math=False)
-        lines = ax.contour(*at, z, np.geomspace(norm.vmin, top, 24)[:-1], norm=norm)
-        ax.clabel(lines, lines.levels[::4], fmt='%.2g', fontsize=7)
-        ax = fig.add_subplot(2, n, n+i, projection='3d')
+        place = 2*(i//2)*columns + i%2 + 1
+        _contours(fig.add_subplot(rows, columns, place), at, z, levels, norm, r.get('model'))
+        ax = fig.add_subplot(rows, columns, place+columns, projection='3d')
         ax.plot_surface(*at, np.log10(z), facecolors=plt.cm.viridis(norm(z)), rstride=1, cstride=1)
-        ax.set(zlim=np.log10([norm.vmin,top]))
-        ax.set_zlabel('log10 of the loss', fontsize=8)
-        ax.tick_params(labelsize=7)
-        ax.locator_params(nbins=5)
+        ticks = np.array([.01,.1,.3,1,3,10,30,100])
+        ticks = ticks[(norm.vmin<=ticks) & (ticks<=top)]
+        ax.set_zticks(np.log10(ticks), [f'{o:g}' for o in ticks])
+        ax.set(zlim=np.log10([norm.vmin,top]), zlabel='loss')
+        for axis in 'xy': ax.locator_params(axis, nbins=5)
+    bar = fig.colorbar(plt.cm.ScalarMappable(norm, plt.cm.viridis), ax=fig.axes, shrink=.5, label='loss')
+    bar.set_ticks(ticks, labels=[f'{o:g}' for o in ticks])
     return fig

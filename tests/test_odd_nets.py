@@ -437,6 +437,7 @@ def test_plots_of_odd_losses():
     fig = plot_surfaces([drawn_surface([[0.,1.,np.nan], [np.inf,2.,100.]])], top=10)
     fig.canvas.draw()
     assert fig.axes[0].collections[0].zmax==10
+    plot_surfaces([drawn_surface([[20.]*3]*2)]*3, top=10).canvas.draw()   # all above
     with pytest.raises(Exception) as err: plot_surfaces([drawn_surface([[0.,1.,2.], [3.,None,None]])])
     assert one_line(err, 'm is not complete', '`surface`, called again')
 

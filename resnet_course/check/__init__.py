@@ -7,6 +7,7 @@ __all__ = []
 
 # %% ../../nbs/check/all.ipynb #f429f172
 from .judge import exercises, progress, reset
+from .why import *
 from .foundations import *
 from .blocks import *
 from .classics import *

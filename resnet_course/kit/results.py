@@ -7,6 +7,7 @@ __all__ = ['as_runs', 'record_files', 'results', 'summary', 'show_table', 'plot_
 
 # %% ../../nbs/kit/results.ipynb #4d90db86
 from fastai.vision.all import *
+from matplotlib.ticker import PercentFormatter
 from .files import CourseError, load_json
 
 # %% ../../nbs/kit/results.ipynb #3c6108c5
@@ -61,16 +62,19 @@ def show_table(
 def plot_history(
     records # dicts as `measured_fit` returns them
 ) -> np.ndarray: # two axes of a new figure
-    "Validation loss and accuracy by epoch, one line for each record; seeds of one model share a colour"
+    "Validation loss and accuracy by epoch: of each model the mean over its seeds, in a band from lowest to highest"
     _,axs = plt.subplots(1, 2, figsize=(10,3.5), layout='constrained')
-    names = list(dict.fromkeys(r['model'] for r in records))
+    rows = pd.DataFrame([dict(o, model=r['model']) for r in records for o in r['history']])
+    models = rows.groupby('model', sort=False)
     for ax,k,title in zip(axs, ('valid_loss','accuracy'), ('validation loss','validation accuracy')):
-        for r in records:
-            h,color = r['history'],f"C{names.index(r['model'])}"
-            ax.plot([o['epoch']+1 for o in h], [o[k] for o in h], '.-', lw=1, color=color)
+        for name,mine in models:
+            seeds = mine[k].astype(float).groupby(mine.epoch+1).agg(['mean','min','max'])
+            line, = ax.plot(seeds['mean'], '.-')
+            ax.fill_between(seeds.index, seeds['min'], seeds['max'], color=line.get_color(), alpha=.2, lw=0)
         ax.set(xlabel='epoch', title=title)
         ax.xaxis.get_major_locator().set_params(integer=True)
-    legend = axs[1].legend([plt.Line2D([], [], color=f'C{i}') for i in range(len(names))], names)
+    axs[1].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    legend = axs[1].legend(axs[1].lines, list(models.groups))
     for o in legend.get_texts(): o.set_parse_math(False)   # a $ in a name is one
     return axs
 
