@@ -4,6 +4,7 @@ import os, shutil, signal, tempfile
 home = tempfile.mkdtemp(prefix='resnet_course-tests-')   # before fastai is imported: it reads FASTAI_HOME once
 os.environ |= dict(FASTAI_HOME=home, MPLBACKEND='Agg')
 for k in ('IN_TEST','RESNET_COURSE_DATA','LONG'): os.environ.pop(k, None)
+signal.signal(signal.SIGINT, signal.default_int_handler)   # it is ignored where the tests run in the background
 
 import pytest, torch
 from fastai.vision.all import *
@@ -26,7 +27,6 @@ def pytest_pycollect_makeitem(collector, name, obj):
 def quiet_place(tmp_path, monkeypatch):
     "Each test in a folder of its own (where `runs/` goes too), one thread, no progress bars"
     monkeypatch.chdir(tmp_path)
-    signal.signal(signal.SIGINT, signal.default_int_handler)   # it is ignored where the tests run in the background
     monkeypatch.setattr(defaults, 'callbacks', [o for o in defaults.callbacks if o is not ProgressCallback])
     torch.set_num_threads(1)
 
