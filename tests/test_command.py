@@ -36,13 +36,15 @@ def test_ladder(tiny, command):
     assert rows==['model','fcn','resblock'] and '\nmodel ' in text
     with Image.open(out/'curves.png') as im: im.verify()
 
-    # --resume keeps what is finished, also without its checkpoint; without --resume all is trained anew
+    # --resume keeps what is finished, also without its checkpoint; with --overwrite all is trained anew
     before = (out/'fcn-small-s42.json').stat().st_mtime_ns
     (out/'fcn-small-s42.pt').unlink()
     assert command('ladder', '--data', tiny, '--models', 'fcn', '--epochs', 1, '--out', out, '--resume')[0]==0
     assert (out/'fcn-small-s42.json').stat().st_mtime_ns==before
     history = record(out, 'fcn')['history']
-    assert command('ladder', '--data', tiny, '--models', 'fcn', '--epochs', 1, '--out', out)[0]==0
+    assert command('ladder', '--data', tiny, '--models', 'fcn', '--epochs', 1, '--out', out)[0]==1
+    assert (out/'fcn-small-s42.json').stat().st_mtime_ns==before
+    assert command('ladder', '--data', tiny, '--models', 'fcn', '--epochs', 1, '--out', out, '--overwrite')[0]==0
     assert (out/'fcn-small-s42.json').stat().st_mtime_ns>before
     again = record(out, 'fcn')['history']
     assert [{**o,'seconds':0} for o in again]==[{**o,'seconds':0} for o in history]   # the same seed, the same numbers
@@ -55,7 +57,7 @@ def test_a_seed_out_of_range(tiny, command, seed):
 def test_precision(tiny, command):
     args = ['ladder','--data',tiny,'--models','fcn','--epochs',1,'--out','out','--precision']
     for precision in ('fp32','bf16'): # which differ in the numbers, so that a run of one is none of the other
-        assert command(*args, precision)[0]==0
+        assert command(*args, precision, '--overwrite')[0]==0
         rec = record(Path('out'), 'fcn')
         assert rec['precision']==precision and f'--precision {precision}' in rec['command']
     status,_,err = command(*args, 'fp32', '--resume')
@@ -65,7 +67,7 @@ def test_precision(tiny, command):
     file.with_suffix('.pt').unlink()
     status,_,err = command(*args, 'bf16', '--resume')   # a record is refused as a checkpoint is
     assert status==1 and 'another run' in err and 'precision' in err
-    assert command(*args, 'bf16')[0]==0 and record(Path('out'), 'fcn')['precision']=='bf16'
+    assert command(*args, 'bf16', '--overwrite')[0]==0 and record(Path('out'), 'fcn')['precision']=='bf16'
     status,_,err = command(*args, 'fp8')
     assert status==1 and "'fp8'" in err and err.count('\n')==1
 

@@ -273,12 +273,11 @@ def test_a_finished_look_is_kept_and_one_without_checkpoint_made_anew(drawn, mon
     looked.with_suffix('.pt').unlink()
     assert inspection(drawn, looks).run('fcn', resume=True)['seen']==rec['seen'] and len(looks)==2
 
-def test_without_resume_all_is_made_anew(drawn):
+def test_with_overwrite_all_is_made_anew(drawn):
     looks = []
     looked.parent.mkdir(parents=True)
     looked.write_text('of an earlier run')
-    inspection(drawn, looks).run('fcn')
-    inspection(drawn, looks).run('fcn')
+    for _ in range(2): inspection(drawn, looks).run('fcn', overwrite=True)
     assert len(looks)==2 and json.loads(looked.read_text())['complete']
 
 def test_the_landscape_experiment(monkeypatch, tmp_path):

@@ -54,7 +54,7 @@ def test_the_same_seed_gives_the_same_run(drawn):
 def test_the_other_fields(drawn):
     "Those that `fit` takes, and that only nets with a stem have"
     rec = run(drawn, replace(base, schedule='one_cycle', epochs=1))
-    flat = run(drawn, replace(base, epochs=1))
+    flat = run(drawn, replace(base, epochs=1), overwrite=True)
     assert rec['history'][0]['train_loss']!=flat['history'][0]['train_loss'] and rec['epochs']==1
     x = torch.randn(1,3,64,64)
     net,whole = (recipe_net(Recipe('x', stem_pool=o), 10) for o in (True,False))
@@ -177,7 +177,7 @@ def test_the_record_of_held_out_photos(drawn):
     assert (rec['data']['n_train'],rec['data']['n_val'])==(48,16) and rec['settings']['hold_out']==.25
     assert (16*rec['accuracy'])%1<1e-4 or (16*rec['accuracy'])%1>1-1e-4
     with pytest.raises(CourseError): run(drawn, replace(r, hold_out=.5), resume=True)
-    assert run(drawn, replace(r, hold_out=0.))['data']['n_train']==64
+    assert run(drawn, replace(r, hold_out=0.), overwrite=True)['data']['n_train']==64
 
 @pytest.mark.parametrize('val', ['whole','middle'])
 def test_views_are_of_the_last_size_and_of_the_square_that_counts(drawn, val):
@@ -205,7 +205,7 @@ def test_old_weights_go_before_a_new_run(drawn, monkeypatch):
     run(drawn)
     with monkeypatch.context() as m:
         m.setattr(defaults, 'callbacks', [*defaults.callbacks, ctrl_c('before_batch',1)])
-        with pytest.raises(KeyboardInterrupt): run(drawn)
+        with pytest.raises(KeyboardInterrupt): run(drawn, overwrite=True)
     assert not Path(f'out/{stem}.safetensors').exists()
 
 def test_a_refused_run_leaves_the_old_weights(drawn):

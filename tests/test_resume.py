@@ -5,7 +5,7 @@ import pytest, torch
 from fastai.vision.all import *
 from fastai.callback.tracker import ReduceLROnPlateau
 from fastai.callback.training import GradientAccumulation
-from resnet_course.kit import runs
+from resnet_course.kit import checkpoint, runs
 from resnet_course.kit.files import load_json, save_json
 from resnet_course.kit.identity import check_same, net_macs, run_setup
 from resnet_course.kit.results import plot_history, results
@@ -119,7 +119,7 @@ def test_a_cancelled_run_is_not_complete(drawn, at, resume, capsys):
     "Not even where an earlier one lies; what is done with a trained net is not done with this one"
     old = fit_it(drawn)
     Path('out/a.pt').unlink()
-    kwargs = dict(resume=True, makes=[Path('out/a.weights')]) if resume else {}
+    kwargs = dict(resume=True, makes=[Path('out/a.weights')]) if resume else dict(overwrite=True)
     learn = tiny_learner(drawn, cbs=Cancel(at))
     with learn.no_bar(), learn.no_logging():
         if resume:   # the same run as the first one below, whose weights somebody has deleted
@@ -193,12 +193,12 @@ def test_looking_at_a_net_leaves_it_as_it_is(drawn):
     "Counting and describing change neither modes nor random states; so the recorded runs come out the same"
     learn = tiny_learner(drawn)
     learn.model[0].eval()
-    modes,states = [m.training for m in learn.model.modules()],runs._random_states(learn.dls)
+    modes,states = [m.training for m in learn.model.modules()],checkpoint._random_states(learn.dls)
     xb,_ = runs.first_batch(learn.dls)
     assert (runs.first_batch(learn.dls)[0]==xb).all()
     run_setup(learn, Learner.fit, xb); net_macs(learn.model, xb, 32)
     assert modes==[m.training for m in learn.model.modules()]
-    assert str(states)==str(runs._random_states(learn.dls))
+    assert str(states)==str(checkpoint._random_states(learn.dls))
 
 def test_lazy_layers(drawn):
     "They get their sizes before anything counts or copies them"

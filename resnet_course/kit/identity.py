@@ -197,7 +197,7 @@ def check_same(file, theirs, ours):
     diff = [k for k in ours if k not in new and not _same(k, theirs.get(k), ours[k])]
     if diff:=[k for k in diff if k not in _follows] or diff:
         raise CourseError(f"{file} belongs to another run (different {', '.join(diff).replace('_',' ')}): "
-                          "start without --resume, or write to another folder")
+                          "--resume cannot go on with it; --overwrite begins anew, and another folder leaves it alone")
 
 # %% ../../nbs/kit/identity.ipynb #fbea4c98
 def plain(o):
