@@ -27,6 +27,9 @@ test: venv  ## everything that CI runs
 gpu: venv  ## on a machine with a CUDA GPU, in under ten minutes: test what only a GPU can show, and measure; into results/gpu
 	$(PY) -W ignore -m pytest -q --confcutdir=tests/gpu tests/gpu
 
+test-slow: venv  ## what takes long: a run is killed 200 times; results/faults/ has what came of it
+	env RESNET_COURSE_KILLS=200 OMP_NUM_THREADS=1 $(PY) -m pytest -q -s tests/test_kills.py
+
 lab: venv  ## open the lessons in JupyterLab
 	@# fastai scripts a function when it is imported, of which torch warns: nothing that a learner could mend
 	PYTHONWARNINGS=ignore::FutureWarning:torch.jit._script $(PY) -m jupyterlab --notebook-dir=. nbs/00_why.ipynb
@@ -38,6 +41,6 @@ venv:
 	@bash .ci/venv $(V) $(call quote,PYTHON)
 
 help:
-	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:[^#]*##/\t/'
+	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:[^#]*##/\t/'
 
-.PHONY: run test gpu lab readme venv help
+.PHONY: run test test-slow gpu lab readme venv help
