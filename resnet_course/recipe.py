@@ -202,8 +202,7 @@ recipes = {o.name:o for o in [_chapter14, _5ep, _20ep, _resnet50, _top5, _top20,
         'adam':dict(opt='adam', lr=3e-3, schedule='one_cycle'), 'ranger':dict(opt='ranger'),
         'decay-all':dict(wd_bn_bias=True), 'blur-pool':dict(down='blur'), 'mean-shortcut':dict(shortcut='mean'),
         'large-grid':dict(stem_pool=False), 'growing':dict(start_size=96)}),
-    _held, *_variants(_held, **{'random-start':dict(whiten=False), 'crops50':dict(min_scale=.5), 'gelu':dict(act='GELU'),
-        'ema':dict(ema=.98), 'decay10':dict(wd=.1), 'smoothing20':dict(smoothing=.2)}),
+    _held, *_variants(_held, **{'random-start':dict(whiten=False), 'crops50':dict(min_scale=.5)}),
     *_variants(_20ep, **{'no-smoothing':dict(smoothing=0.), 'mixup':dict(mixup=.2)})]}
 
 speed_targets = {'75.7':'speed-75', '85':'speed-85', '90':'speed-90'}   # percent of the validation photos
