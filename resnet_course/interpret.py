@@ -48,15 +48,16 @@ def show_map(
     heat:Tensor, # (gh, gw), of any size
     ax, # where to draw
     title:str='',
-):
-    "A map laid over its picture, red where it adds and blue where it takes away"
-    h,w = x.shape[1:]
-    top = float(heat.abs().max()) or 1.
+    top:float=None, # what has the full colour; None: the largest of this map
+): # what a colour bar is made of
+    "A map laid over its picture, red where it adds and blue where it takes away, clear where it does neither"
+    heat = F.interpolate(heat.float()[None,None], x.shape[1:], mode='bilinear')[0,0]
+    top = top or float(heat.abs().max()) or 1.
     ax.imshow(x.float().mean(0), cmap='gray', vmin=0, vmax=1)
-    ax.imshow(heat.float(), cmap='RdBu_r', vmin=-top, vmax=top, alpha=.5, extent=(-.5,w-.5,h-.5,-.5),
-              interpolation='bilinear')
-    ax.set_title(title, fontsize=9, parse_math=False)   # a $ in a class's name is one
+    seen = ax.imshow(heat, cmap='RdBu_r', vmin=-top, vmax=top, alpha=(.8*heat.abs()/top).clip(max=.8).numpy())
+    ax.set_title(title, fontsize=11, parse_math=False)   # a $ in a class's name is one
     ax.axis('off')
+    return seen
 
 # %% ../nbs/17_interpret.ipynb #b9def6d5
 class _Resized(Callback):

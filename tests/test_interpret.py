@@ -228,10 +228,12 @@ def test_plots():
     rec = dict(surf(), model='small')
     rec['surface']['losses'][0][0] = 1e9
     axs = plot_surfaces([rec,rec], top=20).axes
-    assert [ax.get_title() for ax in axs]==['small','','small','']
+    assert [ax.get_title() for ax in axs]==['small','','small','','']   # the last is the scale, of all
+    assert axs[0].get_xlabel() and axs[0].get_ylabel() and axs[1].get_zlabel()==axs[-1].get_ylabel()=='loss'
     assert axs[0].get_xlim()==(-1,1) and axs[0].get_ylim()==(-.5,.5)
-    lines = axs[0].collections[0]
-    assert max(lines.levels)<lines.zmax==20 and len(lines.levels)>10
+    filled,lines = axs[0].collections
+    assert max(lines.levels)<lines.zmax==20==max(filled.levels) and len(lines.levels)>10
+    assert axs[2].collections[0].levels.tolist()==filled.levels.tolist()
 
 # The experiment
 
@@ -366,8 +368,12 @@ def test_show_map():
     show_map(torch.rand(3,8,12), tensor([[-1.,3.],[0.,2.]]), axs[0], 'a')
     below,above = axs[0].images
     assert above.get_clim()==(-3,3) and tuple(above.get_extent())==tuple(below.get_extent())==(-.5,11.5,7.5,-.5)
+    heat,alpha = above.get_array(),above.get_alpha()
+    assert heat.shape==alpha.shape==(8,12) and np.allclose(alpha, .8*abs(heat)/3)   # clear where nothing counts
     show_map(torch.rand(3,8,12), torch.zeros(2,2), axs[1])   # a map of nothing has a scale too
     assert axs[1].images[1].get_clim()==(-1,1)
+    assert show_map(torch.rand(3,8,12), torch.full((2,2), 9.), axs[1], top=6.).get_clim()==(-6,6)
+    assert axs[1].images[-1].get_alpha().max()<=.8
 
 # Other sizes
 
