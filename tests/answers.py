@@ -18,6 +18,10 @@ def wrong(exercise, words, *answers, **named):
     if not (answers or named): return lambda f: wrong(exercise, words, f) or f
     wrongs.append((exercise, words, answers, named))
 
+def answers_of(exercise):
+    "The first right answer that is noted"
+    return first(o[1] for o in rights if o[0]==exercise)
+
 # 00: how many batches
 
 right('batches', train=73, valid=31)

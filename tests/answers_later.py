@@ -283,7 +283,7 @@ def by_name(dst, src):
 def by_name_alone(dst, src):
     dst.load_state_dict(src.state_dict())
 wrong('by_order', '`src` has changed', lambda dst,src: looks_first(src, dst))
-wrong('by_order', 'not written yet: nothing in `dst` has changed', lambda dst,src: looks_first(deepcopy(dst), src))
+wrong('by_order', 'you changed a copy, and returned it: change `dst`', lambda dst,src: looks_first(deepcopy(dst), src))
 wrong('by_order', 'a layer less: expected an error', pairs_of(lambda m: m.state_dict().values()))
 @wrong('by_order', 'a layer more: expected an error')
 def as_far_as_dst_goes(dst, src):
@@ -818,7 +818,8 @@ wrong('running_average', 'the net is copied', lambda average,net,decay,n: averag
 wrong('running_average', 'mean of both', averaged(lambda decay,n: .5))
 wrong('running_average', 'there is no average', averaged(which=lambda k: 'tracked' not in k, other=lambda k: False))
 wrong('running_average', 'average.1.num_batches_tracked: expected 8, came 6', averaged(other=lambda k: False))
-wrong('running_average', 'nothing in `average` has changed', lambda average,net,decay,n: deepcopy(net))
+wrong('running_average', 'you changed a copy, and returned it: change `average`', lambda average,net,decay,n: deepcopy(net))
+wrong('running_average', 'nothing in `average` has changed', lambda average,net,decay,n: 1)
 @wrong('running_average', 'the net itself has changed')
 def other_way_round(average, net, decay, n): by_state_dict(net, average, decay, n)
 wrong('running_average', 'average.0.weight: the shape is right', averaged(lambda decay,n: decay**n))
@@ -1044,10 +1045,10 @@ def folded_in_place(conv, bn):
 
 right('map_size', height=7, width=10)
 right('map_size', height=math.ceil(200/2**5), width=tensor(300/2**5).ceil())
-for words,n in {'height: height and width are exchanged':10, 'at each of the steps':6, 'part of a place':6.25,
+for words,n in {'height: that is the other side':10, 'at each of the steps':6, 'part of a place':6.25,
                 'after the pooling':1, 'height: that is the photo':200,
                 'height: 14 is too large by a factor of 2':14}.items(): wrong('map_size', words, height=n, width=10)
-for words,n in {'width: height and width are exchanged':7, 'width: half a place':9,
+for words,n in {'width: that is the other side':7, 'width: half a place':9,
                 'width: there is no such thing as part':9.375,
                 'that is after the pooling':1, 'width: that is the photo':300, 'width: 8 is too small':8}.items():
     wrong('map_size', words, height=7, width=n)

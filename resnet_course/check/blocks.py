@@ -14,8 +14,8 @@ from ..kit.costs import layer_costs
 from ..resblock import ResBlock
 from ..resnet import ResNet, resnet_stem
 from ..bottleneck import Bottleneck, resnet50
-from .judge import (check_change, check_function, check_module, check_number, exercise, run_answer,
-                                       version_of, wake, Wrong)
+from .judge import check_change, check_function, check_number, exercise, run_answer, version_of, Wrong
+from .modules import check_module, plain_list, wake
 
 # %% ../../nbs/check/blocks.ipynb #831fbcff
 def mean_pool(stride): return nn.AvgPool2d(stride, ceil_mode=True)
@@ -61,19 +61,31 @@ class _Parts(nn.Module):
 
 def _join(branch, shortcut): return F.relu(branch+shortcut)
 
-def make_block(ni, nf, stride=1, branch=_two, shortcut=shortcut_of, join=_join, gamma=0, end=(), **kwargs):
-    "A residual block; `end` are layers at the end of its branch, `gamma` is what its last batch norm starts at"
+def make_block(ni, nf, stride=1, branch=_two, shortcut=shortcut_of, join=_join, silent=(-1,), zero=(), beta=1e-3, end=(), **kwargs):
+    "A residual block; `end` are layers at the end of its branch; gammas `silent`, kernels `zero` start at 0"
     convs = branch(ni, nf, stride, **kwargs)
-    nn.init.constant_(convs[-1][1].weight, gamma)
+    nn.init.ones_(convs[-1][1].weight)
+    for o in convs.modules():
+        if isinstance(o, nn.BatchNorm2d): nn.init.constant_(o.bias, beta)
+    for i in silent: nn.init.zeros_(convs[i%len(convs)][1].weight)
+    for i in zero: nn.init.zeros_(convs[i][0].weight)
     return _Parts(nn.Sequential(*convs, *end), shortcut(ni, nf, stride), join)
 
+# %% ../../nbs/check/blocks.ipynb #b1ce29f0
 # mistakes in how a block is put together, for any branch
 _block_slips = [
     ('there is no ReLU after the sum', dict(join=torch.add)),
     ('the ReLU is in the branch: the output can only grow. After the sum', dict(end=[nn.ReLU()], join=torch.add)),
     ('there is a second ReLU in the branch: the block can only add. One, after the sum', dict(end=[nn.ReLU()])),
     ('the shortcut is missing: this is a plain stack', dict(join=lambda branch,shortcut: F.relu(branch))),
-    ('the last batch norm starts at gamma 1; at 0 a fresh block passes its input on', dict(gamma=1)),
+    ('the last batch norm starts at gamma 1; at 0 a fresh block passes its input on', dict(silent=())),
+    ('gamma starts at 0 in more than the last batch norm of the branch: no gradient ever gets past them, so it never '
+     'learns. Only the last one', dict(silent=(0,1,2)), dict(silent=(0,-1)), dict(silent=(-2,-1))),
+    ('gamma starts at 0, but not in the last batch norm of the branch: what comes after it sees only zeros, and its '
+     'convolutions get no gradient',
+     *[dict(silent=which, beta=beta) for which in ((0,),(-2,),(0,-2)) for beta in (0,1e-3)]*3),   # drawn anew: some draws are dead
+    ('the last convolution starts at 0. Let gamma of the batch norm after it do so: a batch norm of zeros divides by a '
+     'spread of 0', dict(silent=(), zero=(-1,)), dict(zero=(-1,))),
     ('the shortcut is subtracted; add it', dict(join=lambda branch,shortcut: F.relu(branch-shortcut))),
     *[(f'the shortcut: {words}', dict(shortcut=version_of(shortcut_of, o))) for words,o in _shortcut_slips]]
 
@@ -83,7 +95,7 @@ def conv1x1(my_conv1x1):
     "A function of x (bs, ni, h, w) and weights (nf, ni) to (bs, nf, h, w)"
     def conv(x, w, how='bihw,oi->bohw'): return torch.einsum(how, x, w)
     # squares first: there no mistake raises an error
-    cases = [(torch.randn(2,*x), torch.randn(w)) for x,w in (((4,5,5),(4,4)), ((3,4,5),(6,3)))]
+    cases = [(torch.randn(x), torch.randn(w)) for x,w in (((2,4,5,5),(4,4)), ((2,3,4,5),(6,3)), ((1,4,5,5),(4,4)))]
     check_function(my_conv1x1, conv, cases,
         ('the weights are taken the wrong way round: they are (nf, ni)', dict(how='bihw,io->bohw')),
         ('height and width are exchanged', dict(how='bihw,oi->bowh')),
@@ -173,6 +185,8 @@ def stem(my_stem):
         ('the max-pool at the end is missing', dict(pool=nn.Identity())),
         ('the max-pool has no padding: it takes the edge off, and rounds down', dict(pool=nn.MaxPool2d(3, stride=2))),
         ('the window of the max-pool is 2; expected 3, with padding 1', dict(pool=nn.MaxPool2d(2, ceil_mode=True))),
+        ('the max-pool is another: expected a window of 3, stride 2 and padding 1', *[dict(pool=nn.MaxPool2d(*o, **k)) for *o,k in
+         [(2,{}), (3,{}), (2,1,{}), (3,1,1,{}), (3,2,1,dict(ceil_mode=True)), (5,2,2,{}), (3,4,1,{}), (2,2,1,{})]]),
         ('the mean is pooled; expected the maximum', dict(pool=nn.AvgPool2d(3, stride=2, padding=1))),
         ('the ReLUs are missing', dict(act_cls=None)),
         ('the batch norms are missing', dict(norm_type=None, bias=False)),
@@ -180,7 +194,7 @@ def stem(my_stem):
         ('7x7 convolutions; expected 3x3', dict(ks=7)),
         ('3 channels are built in; the first number is the channels of the picture', lambda c,*s: make(3, *s)),
         ('the last convolution is missing', lambda *s: make(*s[:-1])),
-        ('the batch norm comes after the ReLU', dict(bn_1st=False, bias=False)))
+        ('the batch norm comes after the ReLU', dict(bn_1st=False, bias=False)), listed=True)
 
 # %% ../../nbs/check/blocks.ipynb #99831fdd
 @exercise('resnet', 'A stage', 'The first block changes the shape, the others keep it.')
@@ -202,15 +216,15 @@ def stage(my_stage):
         ('there is one block too many', lambda b,ni,nf,n,s: right(b,ni,nf,n+1,s)),
         ('there is one block only', lambda b,ni,nf,n,s: right(b,ni,nf,1,s)),
         ('`[block]*n` is one block n times, with the same weights. Make each anew', one_block),
-        ('`block` is not used', lambda b,*sizes: right(ResBlock,*sizes)))
+        ('`block` is not used', lambda b,*sizes: right(ResBlock,*sizes)), listed=True)
 
 # %% ../../nbs/check/blocks.ipynb #92854142
 def _net(n_out, layers, block, c_in, widths=(64,128,256,512), strides=(1,2,2,2), expansion=None, n_in=None, end=(),
-         stem=(32,32), pool=nn.AdaptiveAvgPool2d(1)):
+         stem=(32,32), pool=nn.AdaptiveAvgPool2d(1), **kwargs):
     "A ResNet, with what can be wrong in it"
     outs = [nf*(expansion or block.expansion) for nf in widths]
     stages = [ResNet.make_stage(block, *o) for o in zip([64,*outs], outs, layers, strides)]
-    head = [pool, nn.Flatten(), nn.Linear(n_in or outs[-1], n_out), *end]
+    head = [pool, nn.Flatten(), nn.Linear(n_in or outs[-1], n_out, **kwargs), *end]
     return nn.Sequential(resnet_stem(c_in, *stem, 64), *stages, *head)
 
 @exercise('resnet', 'ResNet', "Each argument has its effect, and a block brings its own expansion.")
@@ -218,12 +232,15 @@ def resnet(MyResNet):
     "A class or function of n_out, layers, block, c_in that makes the net"
     m = run_answer(MyResNet, 2, [1,1,1,1], _Plain, 3)
     if isinstance(m, nn.Module): run_answer(m, torch.randn(2,3,32,32))   # blank comes before what follows
-    if isinstance(m, nn.Module) and not any(isinstance(o, _Plain) for o in m.modules()):
+    if isinstance(m, nn.Module) and not plain_list(m) and not any(isinstance(o, _Plain) for o in m.modules()):
         raise Wrong('`block` is not used')
     check_module(MyResNet, _net, [((10,[2,2,2,2],_Plain,3), (2,3,66,64)), ((7,[1,2,1,3],_Wide,1), (2,1,40,35))],
         ('the first stage has stride 2; the max-pool has just halved the grid, so it should keep it',
          dict(strides=(2,)*4)),
         ("the widths do not take the block's `expansion`: multiply them by it", dict(expansion=1)),
+        ("the widths take the block's `expansion` twice: its channels in are those that came out of the block before",
+         lambda n,l,b,c: _net(n,l,b,c, expansion=b.expansion**2)),
+        ('the linear layer has no bias: give it one, since no batch norm follows', dict(bias=False)),
         ('the linear layer has a fixed number of inputs; with a wider block there are more channels', dict(n_in=512)),
         ('3 channels are built in; the stem takes `c_in`', lambda n,l,b,c: _net(n,l,b,3)),
         ('10 classes are built in; the linear layer has `n_out` outputs', lambda n,l,b,c: _net(10,l,b,c)),
@@ -288,6 +305,8 @@ def bottleneck(MyBottleneck):
         ('three 3x3 convolutions; the first and the last should be 1x1', dict(kernels=(3,3,3))),
         ('the ReLUs inside the branch are missing', dict(act_cls=None)),
         ('the convolutions of the branch have a bias: leave it out', dict(bias=True, last=dict(bias=True))),
+        ("`nf` is taken as torchvision's `planes`, and four times as many channels come out: here they are what comes out",
+         lambda ni,nf,s: _make_bottleneck(ni, 4*nf, s)),
         ('this is the basic block', make_block), *_block_slips, library=(Bottleneck, layers.ResBlock))
     if (e:=getattr(MyBottleneck, 'expansion', None))!=4:
         raise Wrong(f'the block is right, but its `expansion` is {e}: `ResNet` reads it there, and expects 4')
@@ -330,6 +349,8 @@ def stride_first(MyBlock):
     right = partial(_make_bottleneck, strides=(None,1,1))
     check_module(MyBlock, right, _wide_cases,
         ('not changed yet: the 3x3 has the stride', dict(strides=(1,None,1))),
+        ("`nf` is taken as torchvision's `planes`, and four times as many channels come out: here they are what comes out",
+         lambda ni,nf,s: right(ni, 4*nf, s)),
         ('both the first 1x1 and the 3x3 have the stride', dict(strides=(None,None,1))),
         ('the last 1x1 has the stride', dict(strides=(1,1,None))),
         ('no convolution has the stride', dict(strides=(1,1,1))), *_block_slips)

@@ -11,7 +11,8 @@ from fastai.vision.all import *
 from .. import fcn as _fcn
 from ..training import top_k_accuracy
 from ..kit.costs import layer_costs
-from .judge import check_function, check_module, check_number, exercise, run_answer, Wrong
+from .judge import check_function, check_number, exercise, is_same, run_answer, Wrong
+from .modules import check_module
 
 # %% ../../nbs/check/foundations.ipynb #496599a4
 @exercise('data', 'How many batches')
@@ -58,7 +59,7 @@ def normalise(my_normalise, my_denormalise):
     def normal(x, mean, std): return (x-_channels(mean))/_channels(std)
     def undo(x, mean, std): return x*_channels(std)+_channels(mean)
     # at a width of 3, a wrong axis raises no error
-    cases = [(torch.rand(2,3,n,n), *map(list, imagenet_stats)) for n in (3,5)]
+    cases = [(torch.rand(bs,3,*hw), *map(list, imagenet_stats)) for bs,*hw in ((2,3,3), (2,5,5), (2,4,6), (1,3,3))]
     axes = 'the statistics went along the width; give them two more axes: (3,1,1)'
     check_function(my_normalise, normal, cases,
         (axes, lambda x,m,s: (x-tensor(m))/tensor(s)),
@@ -98,7 +99,7 @@ def top_k(my_top_k):
     "A function of scores (bs, c), class numbers (bs,) and k to the share of rows whose class is among the k highest"
     right = top_k_accuracy
     def hits(scores, y, k, largest=True): return (scores.topk(k, largest=largest).indices==y[:,None]).any(1).float()
-    cases = [(torch.randn(n,12), torch.randint(12, (n,)), k) for n,k in ((40,5), (5,5), (40,1), (40,3), (8,20))]
+    cases = [(torch.randn(n,12), torch.randint(12, (n,)), k) for n,k in ((40,5), (5,5), (40,1), (40,3), (8,20), (1,5))]
     check_function(my_top_k, right, cases,
         ('`k` is not used: 5 guesses, whatever it is', lambda s,y,k: right(s,y,5)),
         ('only the highest score counts: that is accuracy, or k=1', lambda s,y,k: right(s,y,1)),
@@ -118,13 +119,18 @@ def one_cycle(my_one_cycle):
     def right(t, top, pct=.25, div=25., final=1e5): return combined_cos(pct, top/div, top, top/final)(t)
     def straight(t, top, pct=.25, div=25., final=1e5):
         return combine_scheds([pct,1-pct], [SchedLin(top/div, top), SchedLin(top, top/final)])(t)
-    cases = [(t, 3e-3, *rest) for rest in ((), (.4,10.,100.)) for t in (0.,.1,.25,.3,.5,.9,1.)]
+    cases = [(t, 3e-3, *rest) for rest in ((), (.4,10.,100.), (.4,10.,4.)) for t in (0.,.1,.25,.3,.5,.9,1.)]
     check_function(my_one_cycle, right, cases,
         ('straight lines; expected halves of a cosine', straight),
         ('the peak is in the middle: `pct` is not used', lambda t,top,p=.25,d=25.,e=1e5: right(t,top,.5,d,e)),
         ('it starts at 0; expected `lr_max/div`', lambda t,top,p=.25,d=25.,e=1e5: right(t,top,p,math.inf,e)),
         ('it ends where it started; expected `lr_max/div_final`', lambda t,top,p=.25,d=25.,e=1e5: right(t,top,p,d,d)),
         ('it ends at 0; expected `lr_max/div_final`', lambda t,top,p=.25,d=25.,e=1e5: right(t,top,p,d,math.inf)),
+        ("it ends at `lr_max/div/div_final`: so PyTorch's `OneCycleLR` counts, whose `final_div_factor` divides where it "
+         'started; expected `lr_max/div_final`', lambda t,top,p=.25,d=25.,e=1e5: right(t,top,p,d,d*e)),
+        ("the defaults are those of PyTorch's `OneCycleLR`: expected a `pct` of 0.25 and a `div_final` of 1e5",
+         lambda t,top,p=.3,d=25.,e=1e4: right(t,top,p,d,e), lambda t,top,p=.3,d=25.,e=1e5: right(t,top,p,d,e),
+         lambda t,top,p=.25,d=25.,e=1e4: right(t,top,p,d,e)),
         ('it starts at the top: the warm-up is missing', lambda t,top,p=.25,d=25.,e=1e5: SchedCos(top,top/e)(t)),
         ('`div` and `div_final` are not used, only their defaults', lambda t,top,p=.25,*_: right(t,top,p)))
 
@@ -133,15 +139,19 @@ def one_cycle(my_one_cycle):
 def cross_entropy(my_cross_entropy):
     "A function of scores (bs, c) and class numbers (bs,) to the mean loss"
     def row(p, y): return p[range(len(y)),y]
-    cases = [(torch.randn(5,7), torch.randint(7, (5,))), (300*torch.randn(5,7), torch.randint(7, (5,)))]
+    # as many rows as classes first: there a wrong axis raises no error
+    cases = [(size*torch.randn(n,7), torch.randint(7, (n,))) for size,n in ((1,7), (300,5), (1,1))]
     check_function(my_cross_entropy, F.cross_entropy, cases,
         ('softmax came before a loss that has one already', lambda s,y: F.cross_entropy(s.softmax(1), y)),
         ('right for small scores; large ones overflow in `exp`: subtract the largest of each row, or use `logsumexp`',
          lambda s,y: -row((s.exp()/s.exp().sum(1, keepdim=True)).log(), y).mean()),
+        ('`scores[:,targ]` takes all the classes of `targ` for each row: `scores[range(len(targ)),targ]` takes its own',
+         lambda s,y: -s.log_softmax(1)[:,y].mean(), lambda s,y: -s.log_softmax(1)[:,y].sum(1).mean()),
         ('the sign is wrong: a loss falls as the right class gets more likely', lambda s,y: -F.cross_entropy(s, y)),
         ('expected the mean over the batch, came the sum', dict(reduction='sum')),
         ('expected one number, came one for each row: the mean is missing', dict(reduction='none')),
-        ('the shares add up to 1 along the batch; the classes are axis 1', lambda s,y: F.nll_loss(s.log_softmax(0), y)),
+        ('the shares add up to 1 along the batch; the classes are axis 1', lambda s,y: F.nll_loss(s.log_softmax(0), y),
+         lambda s,y: (s.logsumexp(0)-row(s, y)).mean()),
         ("the mean is over all classes; only the right class's share counts", lambda s,y: -s.log_softmax(1).mean()),
         ('the logarithm is missing', lambda s,y: -row(s.softmax(1), y).mean()),
         ('only the score of the right class counts: what it has to beat is missing', lambda s,y: -row(s, y).mean()))
@@ -150,7 +160,7 @@ def cross_entropy(my_cross_entropy):
 @exercise('fcn', 'Average pooling', 'Whatever the size of the grid.')
 def avg_pool(my_avg_pool):
     "A function of (bs, c, h, w) to (bs, c)"
-    check_function(my_avg_pool, _fcn.avg_pool, [(torch.randn(2,3,4,5),), (torch.randn(2,3,7,7),)],
+    check_function(my_avg_pool, _fcn.avg_pool, [(torch.randn(o),) for o in ((2,3,4,5), (2,3,7,7), (1,3,4,4))],
         ('the two axes are still there, of length 1: expected (bs, c)', lambda x: x.mean((2,3), keepdim=True)),
         ('the mean went over the batch too: each photo has its own', lambda x: x.mean((0,2,3))),
         ('the channels are gone: the mean is over height and width, axes 2 and 3', lambda x: x.mean((1,2,3))),
@@ -165,9 +175,9 @@ def avg_pool(my_avg_pool):
 @exercise('fcn', 'The fully convolutional net', 'One net for any size of picture.')
 def fully_conv(my_fcn):
     "A function of n_out, block, widths and c_in to a net"
-    def net(n_out, block, widths, c_in, pool=nn.AdaptiveAvgPool2d(1), n_in=None, end=()):
+    def net(n_out, block, widths, c_in, pool=nn.AdaptiveAvgPool2d(1), n_in=None, end=(), **kwargs):
         blocks = [block(ni, nf) for ni,nf in zip([c_in,*widths], widths)]
-        return nn.Sequential(*blocks, pool, nn.Flatten(), nn.Linear(n_in or widths[-1], n_out), *end)
+        return nn.Sequential(*blocks, pool, nn.Flatten(), nn.Linear(n_in or widths[-1], n_out, **kwargs), *end)
     def flat(n_out, block, widths, c_in): return net(n_out, block, widths, c_in, nn.Identity(), 16*widths[-1])
     def small(ni, nf): return nn.Conv2d(ni, nf, 2, stride=2, bias=False)
     cases = [((7, _fcn.fcn_block, (4,8), 3), (2,3,33,20)), ((10, small, (16,32,64), 3), (2,3,40,32)),
@@ -181,6 +191,7 @@ def fully_conv(my_fcn):
         ('`widths` is not used', lambda n,b,w,c: net(n,b,(16,32,64,128,256),c)),
         ('the last width has no block', lambda n,b,w,c: net(n,b,w[:-1],c)),
         ('a softmax at the end: the loss has one already, so return scores', dict(end=[nn.Softmax(1)])),
+        ('the linear layer has no bias: give it one, since no batch norm follows', dict(bias=False)),
         ('a ReLU at the end: scores may be negative', dict(end=[nn.ReLU()])),
         ('the maximum over the grid; expected the mean', dict(pool=nn.AdaptiveMaxPool2d(1))))
 
@@ -205,8 +216,11 @@ def as_conv(my_conv):
         weight = order(lin.weight, c, side)
         return lambda x: F.conv2d(x, weight, lin.bias if bias else None, **kwargs)
     def seen(f, lin, c, side, x): return run_answer(run_answer(f, lin, c, side), x)
-    cases = [(nn.Linear(3*4*4, 5), 3, 4, torch.randn(2,3,4+more,4+2*more)) for more in (0,2)]
-    if len({repr(seen(my_conv, *cases[0])) for _ in range(2)})>1:
+    cases = [(nn.Linear(3*4*4, 5), 3, 4, torch.randn(bs,3,4+more,4+2*more)) for bs,more in ((2,0),(2,2),(1,0))]
+    a,b = (seen(my_conv, *cases[0]) for _ in range(2))   # not repr, which rounds
+    if isinstance(a, Tensor) and a.shape==b.shape and not torch.equal(a, b):
+        if a.ndim==4 and is_same(a-b, (a-b)[:1].expand_as(a), .01):
+            raise Wrong('the bias is drawn at random: copy that of the linear layer, as you did with the weights')
         raise Wrong('the convolution has weights of its own, drawn at random: copy those of the linear layer')
     check_function(my_conv, conv, cases,
         ('the weights are in another order: `Flatten` goes through a channel row by row, then the next channel',
