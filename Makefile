@@ -24,7 +24,10 @@ test: venv  ## everything that CI runs
 	$(OFFLINE) $(PY) .ci/exercises
 	$(OFFLINE) $(PY) -m pytest -q tests
 
-lab: venv  ## open the lessons in JupyterLab
+learn: venv  ## copy the lessons into a folder of your own, resnet-lessons, and open JupyterLab there
+	$(PY) -m resnet_course learn resnet-lessons
+
+lab: venv  ## open the course's own notebooks in JupyterLab, to change them
 	@# fastai scripts a function when it is imported, of which torch warns: nothing that a learner could mend
 	PYTHONWARNINGS=ignore::FutureWarning:torch.jit._script $(PY) -m jupyterlab --notebook-dir=. nbs/00_why.ipynb
 
@@ -37,4 +40,4 @@ venv:
 help:
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:[^#]*##/\t/'
 
-.PHONY: run test lab readme venv help
+.PHONY: run test learn lab readme venv help

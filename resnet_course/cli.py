@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['rungs', 'app', 'experiments', 'save_curves', 'course', 'ladder', 'experiment', 'train', 'reproduce', 'bench',
-           'progress', 'doctor', 'main']
+           'progress', 'learn', 'doctor', 'main']
 
 # %% ../nbs/tools/cli.ipynb #df0caccd
 import json, logging, os, sys, warnings
@@ -302,6 +302,24 @@ def progress(reset:Annotated[bool, typer.Option('--reset', help="forget all pass
     w1,w2 = rows.exercise.str.len().max(),rows.title.str.len().max()
     for row in rows.itertuples(): typer.echo(f"{row.exercise:<{w1}}  {row.title:<{w2}}  {row.passed or '-'}")
     typer.echo(f'{(rows.passed!="").sum()} of {len(rows)} passed')
+
+# %% ../nbs/tools/cli.ipynb #0c0fa7b1
+@app.command()
+def learn(
+    folder:Annotated[Optional[Path], typer.Argument(help="where your lessons are, or should be",
+                                                    show_default='the one around here, else resnet-lessons')]=None,
+    lab:Annotated[bool, typer.Option('--lab/--no-lab', help="open JupyterLab there")]=True,
+    solutions:Annotated[Optional[bool], typer.Option('--with-solutions/--without-solutions', show_default='as it was, else with',
+                                                     help="keep the folded solutions and answers, or leave them out")]=None,
+):
+    "Copy the lessons into a folder of yours, or bring those there up to date, and open JupyterLab."
+    from resnet_course import learn as own
+    dest = folder or own.course_folder() or Path('resnet-lessons')
+    if why:=cannot_write(dest): raise CourseError(f"{dest}: {why}; name a folder of yours")
+    for line in own.bring(dest, solutions): typer.echo(line)
+    if others:=own.missing_libraries(dest):
+        typer.echo(f"some lessons compare with {', '.join(others)}: pip install {' '.join(others)} for those")
+    if lab: raise typer.Exit(own.open_lab(dest))
 
 # %% ../nbs/tools/cli.ipynb #372ffde1
 @app.command()
