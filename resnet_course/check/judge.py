@@ -142,8 +142,8 @@ def _progress_file():
     return mine/'progress.json' if (mine:=course_folder()) else fastai_path('data')/'resnet-course-progress.json'
 
 # %% ../../nbs/check/judge.ipynb #84c3de33
-def _passed() -> dict:
-    file = _progress_file()
+def _passed(file=None) -> dict:
+    file = file or _progress_file()
     if not (file and file.exists()): return {}
     with contextlib.suppress(OSError, ValueError, TypeError):
         passed = dict(json.loads(file.read_text(encoding='utf-8')))
@@ -155,9 +155,11 @@ def _note(name):
         if file:=_progress_file(): save_json(file, {name:f'{datetime.now():%Y-%m-%d %H:%M}', **_passed()})
     except (OSError, CourseError) as e: print(f'(not noted as passed: {e})')
 
-def progress() -> pd.DataFrame: # columns exercise, title, check, passed; `passed` is '' or when it first was
-    "Which exercises you have passed. Raises `CourseError` for a file that does not hold that"
-    passed = _passed()
+def progress(
+    folder:Path=None, # of a reader's lessons; else yours
+) -> pd.DataFrame: # columns exercise, title, check, passed; `passed` is '' or when it first was
+    "Which exercises are passed. Raises `CourseError` for a file that does not hold that"
+    passed = _passed(folder and Path(folder)/'progress.json')
     return pd.DataFrame([(number, title, f'check.{name}', passed.get(name, ''))
                          for name,(number,title) in exercises.items()], columns=['exercise','title','check','passed'])
 
