@@ -21,7 +21,7 @@ def _words(node):
         return ''.join(o.value if isinstance(o, ast.Constant) else '...' for o in node.values)
 
 def misconceptions(name:str) -> list:
-    "What the check `name` can say of a wrong answer. Raises `CourseError` if there is no such check"
+    "What the check `name` can say of a wrong answer; a prediction has none. Raises `CourseError` if there is no such check"
     check_name('check', name, check.exercises)
     f = inspect.unwrap(getattr(check, name))
     res = []
@@ -29,6 +29,8 @@ def misconceptions(name:str) -> list:
         if isinstance(o, ast.Starred) and isinstance(o.value, ast.Name):   # mistakes that several checks share
             shared = f.__globals__.get(o.value.id)
             if isinstance(shared, list): res += [t[0] for t in shared if isinstance(t, tuple) and isinstance(t[0], str)]
+        if isinstance(o, ast.Dict): res += [v.value for v in o.values if isinstance(v, ast.Constant) and ' ' in str(v.value)]
+        if isinstance(o, ast.Call) and getattr(o.func, 'id', '')=='hunted': res += [k.value.value for k in o.args[0].keywords]
         said = o.elts[0] if isinstance(o, ast.Tuple) and len(o.elts)>1 else \
             o.args[0] if isinstance(o, ast.Call) and getattr(o.func, 'id', '')=='Wrong' and o.args else None
         words = said is not None and _words(said)

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['exercises', 'course_mark', 'one_photo', 'not_square', 'Wrong', 'Blank', 'Stopped', 'help_for', 'as_tensors',
            'run_any', 'run_answer', 'exercise', 'course_folder', 'progress', 'reset', 'verdict', 'version_of', 'judge',
-           'check_number', 'brief', 'is_same', 'how_off', 'check_function', 'check_change']
+           'as_number', 'check_number', 'kept_guess', 'compared', 'brief', 'is_same', 'how_off', 'check_function',
+           'check_change']
 
 # %% ../../nbs/check/judge.ipynb #2c41d144
 import contextlib, io, sysconfig, traceback
@@ -142,30 +143,37 @@ def _progress_file():
     return mine/'progress.json' if (mine:=course_folder()) else fastai_path('data')/'resnet-course-progress.json'
 
 # %% ../../nbs/check/judge.ipynb #84c3de33
-def _passed(file=None) -> dict:
+def _kept(file=None) -> tuple: # {check: when it was passed}, {check: first guess}
     file = file or _progress_file()
-    if not (file and file.exists()): return {}
+    if not (file and file.exists()): return {},{}
     with contextlib.suppress(OSError, ValueError, TypeError):
         passed = dict(json.loads(file.read_text(encoding='utf-8')))
-        if all(re.fullmatch('[0-9]{4}(-[0-9]{2}){2} [0-9]{2}:[0-9]{2}', o) for o in passed.values()): return passed
+        guesses = dict(passed.pop('guesses', {}))
+        if all(re.fullmatch('[0-9]{4}(-[0-9]{2}){2} [0-9]{2}:[0-9]{2}', o) for o in passed.values()): return passed,guesses
     raise CourseError(f"{file} does not hold a progress: move it away, or name another file in RESNET_COURSE_PROGRESS")
 
-def _note(name):
+def _note(name, **guess):
+    "Note a pass, or a guess, the first time"
     try:
-        if file:=_progress_file(): save_json(file, {name:f'{datetime.now():%Y-%m-%d %H:%M}', **_passed()})
-    except (OSError, CourseError) as e: print(f'(not noted as passed: {e})')
+        if not (file:=_progress_file()): return
+        passed,guesses = _kept()
+        if not guess: passed = {name:f'{datetime.now():%Y-%m-%d %H:%M}', **passed}
+        save_json(file, passed | (dict(guesses={**guess, **guesses}) if guess or guesses else {}))
+    except (OSError, CourseError) as e: print(f'(not noted: {e})')
 
 def progress(
     folder:Path=None, # of a reader's lessons; else yours
 ) -> pd.DataFrame: # columns exercise, title, check, passed; `passed` is '' or when it first was
     "Which exercises are passed. Raises `CourseError` for a file that does not hold that"
-    passed = _passed(folder and Path(folder)/'progress.json')
-    return pd.DataFrame([(number, title, f'check.{name}', passed.get(name, ''))
-                         for name,(number,title) in exercises.items()], columns=['exercise','title','check','passed'])
+    passed,_ = _kept(folder and Path(folder)/'progress.json')
+    lessons = list(dict.fromkeys(number.split('.')[0] for number,_ in exercises.values()))
+    rows = sorted(exercises.items(), key=lambda o: lessons.index(o[1][0].split('.')[0]))   # the order within one stays
+    return pd.DataFrame([(number, title, f'check.{name}', passed.get(name, '')) for name,(number,title) in rows],
+                        columns=['exercise','title','check','passed'])
 
 def reset():
-    "Forget all passes. Raises `CourseError` for a file that does not hold them"
-    if _passed(): _progress_file().unlink()
+    "Forget all passes and guesses. Raises `CourseError` for a file that does not hold them"
+    if any(_kept()): _progress_file().unlink()
 
 def verdict(check, *answers, **kwargs) -> str:
     "What `check(*answers)` prints"
@@ -198,6 +206,12 @@ def judge(
         raise Wrong(more if isinstance(more, str) else said)
 
 # %% ../../nbs/check/judge.ipynb #c83b8caa
+def as_number(guess, what='') -> float:
+    "`guess`, also from an array or tensor of one. Raises `Wrong` unless it is a number"
+    if guess is None or guess is ...: raise Blank
+    try: return float(guess.item() if isinstance(guess, np.ndarray) else guess)
+    except (TypeError, ValueError): raise Wrong(f'{what}expected a number, came {guess!r}') from None
+
 def check_number(
     guess, # what was predicted
     right:float,
@@ -206,9 +220,7 @@ def check_number(
     rtol:float=1e-9, # how far off it may be
 ):
     "Raise `Wrong` unless `guess` is `right`"
-    if guess is None or guess is ...: raise Blank
-    try: guess = float(guess.item() if isinstance(guess, np.ndarray) else guess)
-    except (TypeError, ValueError): raise Wrong(f'{what}expected a number, came {guess!r}') from None
+    guess = as_number(guess, what)
     def is_(n): return math.isclose(guess, n, rel_tol=rtol)
     if is_(right): return
     for words,*numbers in slips:
@@ -217,6 +229,27 @@ def check_number(
     times = guess/right
     raise Wrong(f'{what}{guess:,g} is ' + (f'too large by a factor of {times:.4g}' if times>1 else
                                            f'too small by a factor of {1/times:.4g}' if times>0 else 'not above zero'))
+
+# %% ../../nbs/check/judge.ipynb #48ba3d8c
+def kept_guess(
+    name:str, # of the guess
+    guess, # a number
+) -> float:
+    "The first guess of this name: `guess`, unless there is one already. Raises `Wrong` unless it is a number"
+    guess = as_number(guess, f'{name}: ')
+    if not math.isfinite(guess): raise Wrong(f'{name}: a guess is a number, not {guess}')
+    _note('', **{name:guess})
+    with contextlib.suppress(CourseError): return _kept()[1].get(name, guess)
+    return guess
+
+def compared(guesses:dict, results:dict) -> str: # both {name: number}
+    "A line with what was guessed at first, and what came"
+    def one(name):
+        a,b = kept_guess(name, guesses[name]),results[name]
+        off = 'the same' if math.isclose(a, b, rel_tol=.05, abs_tol=1e-9) else \
+            f'{max(a/b, b/a):.3g} times apart' if a*b>0 else 'not alike'
+        return f'{name}: you guessed {a:.4g}, it is {b:.4g} ({off})'
+    return '; '.join(map(one, results)) + '.'
 
 # %% ../../nbs/check/judge.ipynb #a9716616
 def _rounded(o): return [*map(_rounded, o)] if isinstance(o, list) else float(f'{o:.5g}') if isinstance(o, float) else o
