@@ -30,7 +30,10 @@ gpu: venv  ## on a machine with a CUDA GPU, in under ten minutes: test what only
 test-slow: venv  ## what takes long: a run is killed 200 times; results/faults/ has what came of it
 	env RESNET_COURSE_KILLS=200 OMP_NUM_THREADS=1 $(PY) -m pytest -q -s tests/test_kills.py
 
-lab: venv  ## open the lessons in JupyterLab
+learn: venv  ## copy the lessons into a folder of your own, resnet-lessons, and open JupyterLab there
+	$(PY) -m resnet_course learn resnet-lessons
+
+lab: venv  ## open the course's own notebooks in JupyterLab, to change them
 	@# fastai scripts a function when it is imported, of which torch warns: nothing that a learner could mend
 	PYTHONWARNINGS=ignore::FutureWarning:torch.jit._script $(PY) -m jupyterlab --notebook-dir=. nbs/00_why.ipynb
 
@@ -43,4 +46,4 @@ venv:
 help:
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:[^#]*##/\t/'
 
-.PHONY: run test test-slow gpu lab readme venv help
+.PHONY: run test test-slow gpu learn lab readme venv help

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['rungs', 'app', 'experiments', 'save_curves', 'course', 'ladder', 'experiment', 'train', 'speedrun', 'reproduce',
-           'bench', 'progress', 'doctor', 'main']
+           'bench', 'progress', 'slides', 'learn', 'doctor', 'main']
 
 # %% ../nbs/tools/cli.ipynb #df0caccd
 import json, logging, os, sys, warnings
@@ -336,14 +336,59 @@ def bench(
 
 # %% ../nbs/tools/cli.ipynb #10ed3e88
 @app.command()
-def progress(reset:Annotated[bool, typer.Option('--reset', help="forget all passes")]=False):
+def progress(
+    folders:Annotated[Optional[list[Path]], typer.Argument(help="of several readers' lessons, for --export")]=None,
+    reset:Annotated[bool, typer.Option('--reset', help="forget all passes")]=False,
+    export:Annotated[Optional[Path], typer.Option(help="a CSV file to write: who has passed what")]=None,
+    name:Annotated[Optional[list[str]], typer.Option(help="whose progress it is, one for each folder",
+                                                     show_default="the folder's")]=None,
+):
     "Say which exercises you have passed, and when: one line for each."
+    if (folders or name) and not export: raise CourseError("folders and names are for --export: name a CSV file with it")
+    if export:
+        if reset: raise CourseError("--reset forgets what --export would write: give one of the two")
+        if why:=cannot_write(export.parent): raise CourseError(f"--export {export}: {why}; name a file in a folder of yours")
+        if export.is_dir(): raise CourseError(f"--export {export} is a folder: name a file in it")
+        from resnet_course.teach import gathered
+        table = gathered(folders or [], name or [])
+        with write_whole(export) as f: f.write('\ufeff' + table.to_csv(index=False))   # the mark by which Excel knows UTF-8
+        return typer.echo(f"{len(table)} reader{'s'*(len(table)>1)}: who has passed what is in {export}")
     from resnet_course import check
     if reset: check.reset()
     rows = check.progress()
     w1,w2 = rows.exercise.str.len().max(),rows.title.str.len().max()
     for row in rows.itertuples(): typer.echo(f"{row.exercise:<{w1}}  {row.title:<{w2}}  {row.passed or '-'}")
     typer.echo(f'{(rows.passed!="").sum()} of {len(rows)} passed')
+
+# %% ../nbs/tools/cli.ipynb #80ca8ef4
+@app.command()
+def slides(
+    lessons:Annotated[Optional[list[str]], typer.Argument(help="such as 04_resblock", show_default='those on the path')]=None,
+    out:Annotated[Path, typer.Option(help="folder for the HTML files")]=Path('slides'),
+):
+    "Make slides of lessons, for a browser."
+    from resnet_course import teach
+    if why:=cannot_write(out): raise CourseError(f"--out {out}: {why}; name a folder of yours")
+    for o in lessons or []: check_name('lesson', o, teach.lesson_names())
+    for o in lessons or teach.lesson_names()[:8]: typer.echo(teach.slides(o, out))
+
+# %% ../nbs/tools/cli.ipynb #0c0fa7b1
+@app.command()
+def learn(
+    folder:Annotated[Optional[Path], typer.Argument(help="where your lessons are, or should be",
+                                                    show_default='the one around here, else resnet-lessons')]=None,
+    lab:Annotated[bool, typer.Option('--lab/--no-lab', help="open JupyterLab there")]=True,
+    solutions:Annotated[Optional[bool], typer.Option('--with-solutions/--without-solutions', show_default='as it was, else with',
+                                                     help="keep the folded solutions and answers, or leave them out")]=None,
+):
+    "Copy the lessons into a folder of yours, or bring those there up to date, and open JupyterLab."
+    from resnet_course import learn as own
+    dest = folder or own.course_folder() or Path('resnet-lessons')
+    if why:=cannot_write(dest): raise CourseError(f"{dest}: {why}; name a folder of yours")
+    for line in own.bring(dest, solutions): typer.echo(line)
+    if others:=own.missing_libraries(dest):
+        typer.echo(f"some lessons compare with {', '.join(others)}: pip install {' '.join(others)} for those")
+    if lab: raise typer.Exit(own.open_lab(dest))
 
 # %% ../nbs/tools/cli.ipynb #372ffde1
 @app.command()

@@ -18,6 +18,10 @@ def wrong(exercise, words, *answers, **named):
     if not (answers or named): return lambda f: wrong(exercise, words, f) or f
     wrongs.append((exercise, words, answers, named))
 
+def answers_of(exercise):
+    "The first right answer that is noted"
+    return first(o[1] for o in rights if o[0]==exercise)
+
 # 00: how many batches
 
 right('batches', train=73, valid=31)
@@ -201,34 +205,6 @@ def subtracts(scores, targ):
     scores -= scores.max(1, keepdim=True).values
     return with_logsumexp(scores, targ)
 wrong('cross_entropy', 'changes its argument', subtracts)
-
-# 01: what a convolution costs
-
-right('conv_cost', params=12_800, macs=13_107_200)
-right('conv_cost', params=5*5*16*32, macs=torch.tensor(5*5*16*32)*32*32)
-for words,n in {'a bias':12_832, '25, not 5':2560, 'the kernel is missing':512, 'for every input channel':800,
-                'too small by a factor of 2':6400}.items(): wrong('conv_cost', words, params=n, macs=13_107_200)
-for words,n in {'for the full grid':13_107_200*4, 'twice too many':13_107_200*2, 'without padding':12_800*900,
-                'that is for one place':12_800, 'all input channels':13_107_200//16, '25, not 5':13_107_200//5,
-                'too large by a factor of 3':3*13_107_200}.items(): wrong('conv_cost', words, params=12_800, macs=n)
-
-# 02: average pooling
-
-right('avg_pool', lambda x: x.flatten(2).mean(-1))
-right('avg_pool', lambda x: nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())(x))
-right('avg_pool', lambda x: torch.einsum('bchw->bc', x)/math.prod(x.shape[2:]))
-wrong('avg_pool', 'still there', lambda x: F.adaptive_avg_pool2d(x, 1))
-wrong('avg_pool', 'over the batch too', lambda x: x.mean((0,2,3)))
-wrong('avg_pool', 'channels are gone', lambda x: x.mean((1,2,3)))
-wrong('avg_pool', 'axes 1 and 2', lambda x: x.mean((1,2)))
-wrong('avg_pool', 'only one of the two', lambda x: x.mean(-1))
-wrong('avg_pool', 'only one of the two', lambda x: x.mean(-2))
-wrong('avg_pool', 'that is the sum', lambda x: x.sum((2,3)))
-wrong('avg_pool', 'that is the maximum', lambda x: F.adaptive_max_pool2d(x, 1).flatten(1))
-wrong('avg_pool', 'that is flattening', lambda x: x.view(len(x), -1))
-wrong('avg_pool', 'a fixed size', lambda x: x.flatten(2).sum(2)/49)
-wrong('avg_pool', 'AttributeError', lambda x: x.average())
-wrong('avg_pool', 'came 0.', lambda x: float(x.mean().abs()))
 
 # 02: the fully convolutional net
 
@@ -505,17 +481,6 @@ class OtherShapes(nn.Module):
         convs[0] = nn.Conv2d(ni, nf, (9,1), stride, (4,0), bias=False)
     def forward(self, x): return self.blk(x)
 
-# 03: ResBlock's parameters
-
-right('block_params', 230_144)
-right('block_params', params=9*64*128 + 9*128*128 + 64*128 + 3*2*128)
-for words,n in {'the batch norms are missing':229_376, 'of the shortcut is missing':221_696,
-                'the batch norm of the shortcut':229_888, 'but not its 1x1':221_952,
-                'only the two convolutions':221_184,
-                'no bias':230_528, 'has 64 channels in':303_872, 'has 128 channels in':156_416,
-                'not learned':230_912, 'two numbers for each channel':229_760,
-                'too large by a factor of 2':460_288}.items(): wrong('block_params', words, n)
-
 # 03: exactly the identity
 
 @right('silence')
@@ -757,18 +722,6 @@ right('ratio', times=17)
 for words,n in {'the other way round':.0596, 'not three':25.41, 'has two 3x3':8.47,
                 'two 1x1 convolutions are missing':32, 'second 1x1':22.15, 'have 256 channels on one side':26.18,
                 'at 64 channels':1.051, 'too large':50}.items(): wrong('ratio', words, n)
-
-# 05: counting in ResNet-50
-
-right('resnet50_counts', convs=55, silent=16)
-right('resnet50_counts', convs=3 + 3*(3+4+6+3) + 4, silent=3+4+6+3)
-for words,n in {'of four shortcuts are missing':51, 'not one':53, 'without the stem':48, 'the stem is missing':52,
-                'no convolution':56,
-                'the number in the name: ':50, 'without the linear layer':49, 'only the first of a stage':67,
-                'too large by a factor of 2':110}.items(): wrong('resnet50_counts', words, convs=n, silent=16)
-for words,n in {'only the last batch norm':55, 'not in each stage':4, 'only the last starts at 0':48, 'start at 1':20,
-                'ResNet-18':8, 'too small by a factor of 16':1}.items():
-    wrong('resnet50_counts', words, convs=55, silent=n)
 
 # 05: the stride of 2015
 

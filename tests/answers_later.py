@@ -1,12 +1,14 @@
 "Answers to the exercises of lessons 06 to 10, as in answers.py"
-import shutil, tempfile
+import shutil, tempfile, torchvision
 from io import BytesIO
 from fastai.vision.all import *
 from resnet_course.kit.arrays import PadCrop
 from resnet_course.degradation import cifar_resnet, CifarBlock, PadChannels
 from resnet_course.classics import copy_weights
+from resnet_course.bottleneck import Bottleneck, resnet50
+from resnet_course.resblock import ResBlock
 from resnet_course.preact import PreActBlock
-from answers import block, branch, right, strided, wrong
+from answers import around, block, branch, right, squeeze, strided, wrong
 
 # 06: shortcut A
 
@@ -42,18 +44,6 @@ wrong('pad_channels', '`nf` in all', lambda x,nf,stride: torch.cat(
     [x[..., ::stride, ::stride], torch.zeros(len(x), nf, *x[..., ::stride, ::stride].shape[2:])], 1))
 wrong('pad_channels', 'that is the one from resnet_course.degradation', PadChannels)
 wrong('pad_channels', 'expected shape', lambda x,nf,stride: nn.Conv2d(x.shape[1], nf, 1)(x))
-
-# 06: two hundred layers
-
-right('deep_params', 3_186_202)
-right('deep_params', params=9*(3*16+66*16**2 + 16*32+65*32**2 + 32*64+65*64**2) + 2*16 + 66*2*(16+32+64) + 650)
-grows = (464_154-269_722)//2
-for words,n in {'not in proportion':2_697_220, 'it is not in':464_154*200/32, 'two blocks more':269_722+60*grows,
-                'not 15':269_722+15*grows, 'has three of them':269_722+33*grows,
-                'are no blocks':269_722+(200/6-3)*grows, 'only what is added':30*grows,
-                'what 32 lacks':269_722+28*grows, 'what 20 lacks':464_154+30*grows,
-                'batch norms of the new':3_186_202-30*448, 'shortcut B':3_188_954,
-                'too small by a factor of 3.735':853_018}.items(): wrong('deep_params', words, n)
 
 # 06: pad, crop and mirror
 
@@ -283,7 +273,7 @@ def by_name(dst, src):
 def by_name_alone(dst, src):
     dst.load_state_dict(src.state_dict())
 wrong('by_order', '`src` has changed', lambda dst,src: looks_first(src, dst))
-wrong('by_order', 'not written yet: nothing in `dst` has changed', lambda dst,src: looks_first(deepcopy(dst), src))
+wrong('by_order', 'you changed a copy, and returned it: change `dst`', lambda dst,src: looks_first(deepcopy(dst), src))
 wrong('by_order', 'a layer less: expected an error', pairs_of(lambda m: m.state_dict().values()))
 @wrong('by_order', 'a layer more: expected an error')
 def as_far_as_dst_goes(dst, src):
@@ -818,7 +808,8 @@ wrong('running_average', 'the net is copied', lambda average,net,decay,n: averag
 wrong('running_average', 'mean of both', averaged(lambda decay,n: .5))
 wrong('running_average', 'there is no average', averaged(which=lambda k: 'tracked' not in k, other=lambda k: False))
 wrong('running_average', 'average.1.num_batches_tracked: expected 8, came 6', averaged(other=lambda k: False))
-wrong('running_average', 'nothing in `average` has changed', lambda average,net,decay,n: deepcopy(net))
+wrong('running_average', 'you changed a copy, and returned it: change `average`', lambda average,net,decay,n: deepcopy(net))
+wrong('running_average', 'nothing in `average` has changed', lambda average,net,decay,n: 1)
 @wrong('running_average', 'the net itself has changed')
 def other_way_round(average, net, decay, n): by_state_dict(net, average, decay, n)
 wrong('running_average', 'average.0.weight: the shape is right', averaged(lambda decay,n: decay**n))
@@ -1044,10 +1035,10 @@ def folded_in_place(conv, bn):
 
 right('map_size', height=7, width=10)
 right('map_size', height=math.ceil(200/2**5), width=tensor(300/2**5).ceil())
-for words,n in {'height: height and width are exchanged':10, 'at each of the steps':6, 'part of a place':6.25,
+for words,n in {'height: that is the other side':10, 'at each of the steps':6, 'part of a place':6.25,
                 'after the pooling':1, 'height: that is the photo':200,
                 'height: 14 is too large by a factor of 2':14}.items(): wrong('map_size', words, height=n, width=10)
-for words,n in {'width: height and width are exchanged':7, 'width: half a place':9,
+for words,n in {'width: that is the other side':7, 'width: half a place':9,
                 'width: there is no such thing as part':9.375,
                 'that is after the pooling':1, 'width: that is the photo':300, 'width: 8 is too small':8}.items():
     wrong('map_size', words, height=7, width=n)
@@ -1119,3 +1110,125 @@ def mean_gradient(body, head, x, classes):
     grid = body(x).detach().requires_grad_()
     head(grid)[range(len(x)),classes].sum().backward()
     return grid.grad.mean(1).clamp(min=0)
+
+# predictions: any number is an answer, and what is none is refused in words
+
+for name,guesses in dict(first_loss=(2.3,), shuffled=(0,85), growth=(4,), twice_size=(4,4), first_gradient=(5e5,)).items():
+    right(name, *guesses)
+    right(name, *(tensor(float(o)) for o in guesses))
+    right(name, *(np.array([o+1.]) for o in guesses))
+    for words,o in {'expected a number':'many', 'a guess is a number, not nan':math.nan, 'not inf':math.inf,
+                    'not written yet':...}.items(): wrong(name, words, *[o]*len(guesses))
+
+# a loss that will not fall
+
+def small_net(n_out, softmax=None, end=None):
+    body = [nn.Conv2d(3, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU(),
+            nn.Conv2d(16, 32, 3, 2, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU()]
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, n_out)] if end is None else end(n_out)
+    return nn.Sequential(*body, *head, *([softmax] if softmax else []))
+right('hunt_loss', small_net)
+@right('hunt_loss')
+class MeanAtTheEnd(nn.Module):
+    def __init__(self, n_out):
+        super().__init__()
+        *self.parts,_,_,_ = small_net(n_out)
+        self.parts,self.head = nn.ModuleList(self.parts),nn.Linear(32, n_out)
+    def forward(self, x):
+        for o in self.parts: x = o(x)
+        return self.head(x.mean((2,3)))
+def fixed_end(n_out): return [nn.MaxPool2d(4), nn.Flatten(), nn.Linear(32*2*2, n_out)]
+wrong('hunt_loss', 'not changed yet: 2 mistakes are left', partial(small_net, softmax=nn.Softmax(1), end=fixed_end))
+wrong('hunt_loss', '1 mistake is left. One shows like this: with ten classes the loss', partial(small_net, softmax=nn.Softmax(dim=-1)))
+wrong('hunt_loss', 'another size stops the net', partial(small_net, end=fixed_end))
+wrong('hunt_loss', 'log-softmax does no harm', partial(small_net, softmax=nn.LogSoftmax(1)))
+wrong('hunt_loss', 'off by up to', partial(small_net, end=lambda n: [nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(32, n)]))
+
+# a block from a blog
+
+right('hunt_block', block(partial(branch, gamma=1), strided))
+class Blog(nn.Module):
+    def __init__(self, ni, nf, stride=1, norms=(1,2), inside=noop, of='x'):
+        super().__init__()
+        self.conv1,self.conv2 = nn.Conv2d(ni, nf, 3, stride, 1, bias=False),nn.Conv2d(nf, nf, 3, 1, 1, bias=False)
+        self.norm1,self.norm2 = nn.BatchNorm2d(nf),nn.BatchNorm2d(nf)
+        self.proj = strided(*((ni,nf,stride) if of=='x' else (nf,nf,1)))
+        if of!='x' and (ni!=nf or stride>1): self.proj = nn.Sequential(nn.Conv2d(nf, nf, 1, bias=False), nn.BatchNorm2d(nf))
+        self.norms,self.inside,self.of,self.same = norms,inside,of,ni==nf and stride==1
+    def forward(self, x):
+        a,b = (getattr(self, f'norm{i}') for i in self.norms)
+        out = self.inside(b(self.conv2(F.relu(a(self.conv1(x))))))
+        return F.relu(out + (x if self.same else self.proj(x if self.of=='x' else out)))
+right('hunt_block', Blog)
+wrong('hunt_block', 'not changed yet: 3 mistakes are left', partial(Blog, norms=(1,1), inside=F.relu, of='out'))
+wrong('hunt_block', '2 mistakes are left', partial(Blog, inside=F.relu, of='out'))
+wrong('hunt_block', 'the block can only add', partial(Blog, inside=F.relu))
+wrong('hunt_block', 'never get a gradient', partial(Blog, norms=(1,1)))
+wrong('hunt_block', 'nothing of the input gets past', partial(Blog, of='out'))
+
+# who set expansion?
+
+right('hunt_expansion', block(squeeze))
+right('hunt_expansion', type('Mine', (Bottleneck,), {}))
+wrong('hunt_expansion', 'not changed yet: 339,823,210', type('Mine', (ResBlock,), dict(expansion=4)))
+wrong('hunt_expansion', 'that is ResNet-34', type('Mine', (ResBlock,), {}))
+wrong('hunt_expansion', 'parameters; ResNet-50 has 23,547,754', block(partial(squeeze, inner=lambda ni,nf: nf//2)))
+wrong('hunt_expansion', 'off by up to', block(partial(squeeze, act=nn.Tanh)))
+wrong('hunt_expansion', 'not callable', lambda *a: 5)
+
+# version two of a blog
+
+right('hunt_preact', PreAct)
+right('hunt_preact', WithFunctions)
+for words,f in {'not changed yet: 3 mistakes are left': lambda m,x: F.relu(m.branch(x) + path(m, x)),
+                '2 mistakes are left': lambda m,x: m.branch(x) + path(m, x),
+                'nothing on the path is negative': lambda m,x: F.relu(PreAct.forward(m, x)),
+                'numbers of any size': lambda m,x: m.branch(m.a(x)) + path(m, x),
+                'what they make is thrown away': lambda m,x: m.branch(x) + (m.short(m.a(x)) if m.short else x)}.items():
+    wrong('hunt_preact', words, forward(f))
+
+# the capstone
+
+def conv_of_mine(ni, nf, ks, stride=1, act=True, bias=False):
+    return nn.Sequential(nn.Conv2d(ni, nf, ks, stride, ks//2, bias=bias), nn.BatchNorm2d(nf), *[nn.ReLU()]*act)
+class Block50(nn.Module):
+    "Its shortcut comes first, and is run first"
+    def __init__(self, ni, nf, stride, strides=lambda s: (1,s,1), gamma=0, around=around):
+        super().__init__()
+        n,(a,b,c) = nf//4,strides(stride)
+        self.around = around(ni, nf, stride)
+        self.branch = nn.Sequential(conv_of_mine(ni, n, 1, a), conv_of_mine(n, n, 3, b), conv_of_mine(n, nf, 1, c, False))
+        nn.init.constant_(self.branch[-1][1].weight, gamma)
+    def forward(self, x):
+        short = self.around(x)
+        return F.relu(short + self.branch(x))
+def fifty(n_out, stem=((3,32,2),(32,32,1),(32,64,1)), pool=nn.MaxPool2d(3, 2, 1), layers=(3,4,6,3), end=(), **kwargs):
+    parts,ni = [*[conv_of_mine(a, b, 3, s) for a,b,s in stem], pool],64
+    for nf,n,stride in zip((256,512,1024,2048), layers, (1,2,2,2)):
+        for i in range(n):
+            parts.append(Block50(ni, nf, 1 if i else stride, **kwargs))
+            ni = nf
+    return nn.Sequential(*parts, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(ni, n_out), *end)
+right('capstone', fifty)
+@right('capstone')
+class Backwards(nn.Module):
+    "Registered from its end, and run from its beginning, branch first"
+    def __init__(self, n_out):
+        super().__init__()
+        *parts,_,_,self.head = fifty(n_out)
+        self.stages = nn.ModuleList(parts[:3:-1])
+        self.stem = nn.Sequential(*parts[:4])
+    def forward(self, x):
+        x = self.stem(x)
+        for o in reversed(self.stages):
+            y = o.branch(x)
+            x = (y + o.around(x)).relu()
+        return self.head(x.mean((2,3)))
+for words,kw in {'the 3x3 should': dict(strides=lambda s: (s,1,1)), 'D pools first': dict(around=strided),
+                 'gamma starts at 0 in 0 batch norms': dict(gamma=1), 'expected 23,547,754 parameters': dict(layers=(2,2,2,2)),
+                 'in eval mode the scores are others': dict(pool=nn.AvgPool2d(3, 2, 1)), 'D takes the mean': dict(
+                     around=partial(around, pool=partial(nn.MaxPool2d, ceil_mode=True)))}.items():
+    wrong('capstone', words, partial(fifty, **kw))
+wrong('capstone', 'expected a module, came list', lambda n: [*fifty(n)])
+wrong('capstone', 'part of it comes from resnet_course', lambda n: resnet50(n))
+wrong('capstone', 'part of it comes from torchvision.models', lambda n: torchvision.models.resnet50(num_classes=n))

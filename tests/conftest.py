@@ -1,5 +1,5 @@
 "What several tests share. No test writes outside pytest's temporary folders, or needs a network."
-import os, shutil, signal, tempfile
+import os, shutil, signal, subprocess, sys, tarfile, tempfile, zipfile
 
 home = tempfile.mkdtemp(prefix='resnet_course-tests-')   # before fastai is imported: it reads FASTAI_HOME once
 os.environ |= dict(FASTAI_HOME=home, MPLBACKEND='Agg')
@@ -34,6 +34,22 @@ def quiet_place(tmp_path, monkeypatch):
 def drawn(tmp_path_factory):
     "64 pictures to train on and 24 to validate, 32 px, ten classes; for tests that only read"
     return make_sample(tmp_path_factory.mktemp('drawn')/'set', n_train=64, n_val=24, size=32)
+
+def outside(): return {k:v for k,v in os.environ.items() if k!='PYTHONPATH'}   # of a process that runs what is installed
+
+@pytest.fixture(scope='session')
+def built(tmp_path_factory):
+    "Of what git has: the names in the source distribution, the folder with the wheel's files, and the wheel's bytes"
+    top,here = Path(__file__).parent.parent,tmp_path_factory.mktemp('built')
+    listed = subprocess.run(['git','-C',top,'ls-files'], capture_output=True, text=True, check=True).stdout.splitlines()
+    for o in listed:
+        (here/o).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(top/o, here/o)
+    build = [sys.executable,'-W','ignore','setup.py','-q','sdist','bdist_wheel']
+    subprocess.run(build, cwd=here, env=outside(), check=True, capture_output=True)
+    (source,),(wheel,) = (list((here/'dist').glob(o)) for o in ('*.tar.gz','*.whl'))
+    zipfile.ZipFile(wheel).extractall(here/'there')
+    return {o.partition('/')[2] for o in tarfile.open(source).getnames()},here/'there',wheel.stat().st_size
 
 def tiny_learner(path, precision='fp32', seed=42, **kwargs):
     "Two convolutions, and dropout, which draws from the random state, with the photos of `path`, from a fixed seed"

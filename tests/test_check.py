@@ -8,9 +8,9 @@ from answers import rights, wrongs
 import answers_later, answers_why   # they add to them
 
 modules = {'shortcut','resblock','stem','stage','resnet','narrow','fully_conv','bottleneck','stride_first',
-    'plain_identity','preact','first_block'}
-numbers = {'batches','conv_cost','sixth_block','block_params','deeper','ratio','resnet50_counts','min_scale',
-    'deep_params','keras_sides','loss_floor','cache_bytes','peak_share','smoothing_best','map_size'}
+    'plain_identity','preact','hunt_loss','hunt_block','hunt_expansion','hunt_preact','capstone','first_block'}
+numbers = {'batches','sixth_block','deeper','ratio','min_scale',
+    'keras_sides','loss_floor','cache_bytes','peak_share','smoothing_best','map_size','first_loss','shuffled','growth','twice_size','first_gradient'}
 answers = {name: next(o[1:] for o in rights if o[0]==name) for name in check.exercises}
 
 def names(cases): return [f'{o[0]}-{i}' for i,o in enumerate(cases)]

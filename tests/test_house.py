@@ -1,7 +1,8 @@
 "The house: imports run down only, nothing goes in a circle, no room is too large, and the public names are the documented ones"
-import ast, json, os, re, runpy, shutil, subprocess, sys, tarfile, zipfile
+import ast, json, os, re, runpy, shutil, subprocess, sys
 from pathlib import Path
 import pytest
+from conftest import outside
 
 top = Path(__file__).parent.parent
 nbs,lib = top/'nbs',top/'resnet_course'
@@ -245,25 +246,14 @@ def test_links_of_the_readme_hold_on_pypi(monkeypatch):
         if a!=b: assert (top/a.partition('#')[0]).exists(), a
 
 @in_git
-def test_the_package(tmp_path):
+def test_the_package(built):
     "The source has what pip needs, and no tests without what they need; the wheel installs, and runs from there"
-    for o in git('ls-files').stdout.splitlines():
-        if o.startswith(('nbs/','results/')): continue
-        (tmp_path/o).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(top/o, tmp_path/o)
-    env = {k:v for k,v in os.environ.items() if k!='PYTHONPATH'}
-    build = [sys.executable,'-W','ignore','setup.py','-q','sdist','bdist_wheel']
-    subprocess.run(build, cwd=tmp_path, env=env, check=True, capture_output=True)
-    source, = (tmp_path/'dist').glob('*.tar.gz')
-    names = {o.partition('/')[2] for o in tarfile.open(source).getnames()}
+    names,there,_ = built
     assert {'setup.py','settings.ini','README.md','LICENSE','pyproject.toml','resnet_course/kit/files.py'} <= names
-    assert not [o for o in names if o.startswith(('tests','nbs','.ci')) or '__pycache__' in o]
-    wheel, = (tmp_path/'dist').glob('*.whl')
-    zipfile.ZipFile(wheel).extractall(tmp_path/'there')
-    there = {str(o.relative_to(tmp_path/'there')) for o in (tmp_path/'there').rglob('*.py')}
-    assert there=={o for o in git('ls-files','resnet_course').stdout.splitlines() if o.endswith('.py')}
-    p = subprocess.run([sys.executable,'-m','resnet_course','--help'], cwd=tmp_path/'there', env=env,
-                       capture_output=True, text=True)
+    assert not [o for o in names if o.startswith(('tests','.ci')) or '__pycache__' in o]
+    found = {o.relative_to(there).as_posix() for o in there.rglob('*.py')}
+    assert found=={o for o in git('ls-files','resnet_course').stdout.splitlines() if o.endswith('.py')}
+    p = subprocess.run([sys.executable,'-m','resnet_course','--help'], cwd=there, env=outside(), capture_output=True, text=True)
     assert p.returncode==0 and 'ladder' in p.stdout, p.stderr
 
 def test_make_with_odd_variables(tmp_path):

@@ -13,3 +13,4 @@ from .blocks import *
 from .classics import *
 from .training import *
 from .insides import *
+from .transfer import *

@@ -9,8 +9,9 @@ __all__ = ['filter_normal', 'one_filter', 'folded', 'map_size', 'grad_cam']
 from fastai.vision.all import *
 from ..resnet import resnet18
 from ..interpret import class_maps
-from .judge import (brief, check_change, check_function, check_number, exercise, is_same, result_of,
-                                       run_answer, Stopped, wake, Wrong)
+from .judge import (brief, check_change, check_function, check_number, exercise, is_same, run_answer,
+                                       Stopped, Wrong)
+from .modules import result_of, wake
 
 # %% ../../nbs/check/insides.ipynb #11e25158
 @exercise('landscape', 'A filter-normalised direction', 'Filter by filter as long as the net.')
@@ -30,8 +31,9 @@ def filter_normal(my_direction):
         got = run_answer(f, ws, ds)
         if not isinstance(got, (list,tuple)) or len(got)!=len(ws):
             raise Wrong(f'expected a list of {len(ws)} tensors, came {type(got).__name__}')
-        return {f'for a weight of shape {tuple(w.shape)}':
-                dict(length=d.norm(), direction=d) if getattr(d, 'shape', 0)==w.shape else d for w,d in zip(ws, got)}
+        for w,d in zip(ws, got):
+            if getattr(d, 'shape', 0)!=w.shape: raise Wrong(f'expected {brief(w)} for {brief(w)}, came {brief(d)}')
+        return {f'for a weight of shape {tuple(w.shape)}': dict(length=d.norm(), direction=d) for w,d in zip(ws, got)}
     def draw(*shapes): return [torch.randn(o)*torch.rand(o[0]).add(.2).view(-1, *[1]*(len(o)-1)) for o in shapes]
     cases = [(draw(*o), draw(*o)) for o in [((4,4,3,3),(4,)), ((6,3,1,1),(6,),(6,),(5,6),(5,))]]
     check_function(my_direction, direction, cases,
@@ -40,6 +42,8 @@ def filter_normal(my_direction):
          dict(dims=lambda w: (0, *range(2, w.ndim)))),
         ('each 3x3 kernel is as long as that of the net; a filter has a kernel for each input channel',
          dict(dims=lambda w: tuple(range(2, w.ndim)))),
+        ('the length is taken along one axis; a filter is `w[i]`, of all axes but the first',
+         *[dict(dims=lambda w,axis=axis: axis) for axis in (1,0,-1)]),
         ('each filter has length 1: the length of that of the net is missing', dict(by=one)),
         ("the random filter's own length is still in it: divide by it", dict(over=one)),
         ('upside down: divide by the length of the random filter, multiply by that of the net', dict(each=upside_down)),
@@ -131,12 +135,22 @@ def map_size(height, width):
     "Of the class maps of `resnet18` for a photo 200 pixels high and 300 wide"
     with torch.device('meta'): right = class_maps(resnet18(10), torch.zeros(1,3,200,300)).shape[2:]
     for what,guess,n,side,other in zip(('height: ','width: '), (height,width), right, (200,300), right[::-1]):
-        check_number(guess, n, ('height and width are exchanged: the photo is 200 high and 300 wide', other),
+        check_number(guess, n, ('that is the other side: the photo is 200 high and 300 wide', other),
             ('half a place is rounded up, at each of the steps', side//32),
             ('there is no such thing as part of a place: each step rounds up', side/32),
             *[(f'{words}: the stem halves twice, and three of the stages once', math.ceil(side/k), side/k)
               for k,words in ((16,'a halving is missing'), (8,'two halvings are missing'), (64,'one too many'))],
             ('that is after the pooling; a map is made before it', 1), ('that is the photo', side), what=what)
+
+# %% ../../nbs/check/insides.ipynb #a777d1f3
+def _mean(o): return o.mean((2,3), keepdim=True)
+def _own_score(s, c): return s.gather(1, c[:,None])
+
+def _cams(body, head, x, classes, weigh=lambda g,a: (_mean(g)*a).sum(1), of=_own_score, end=F.relu):
+    "Grad-CAM, with what can be wrong in it"
+    grid = body(x).detach().requires_grad_()
+    g, = torch.autograd.grad(of(head(grid), classes).sum(), grid)
+    return end(weigh(g, grid.detach()))
 
 # %% ../../nbs/check/insides.ipynb #9b5948e6
 @exercise('interpret', 'Grad-CAM')
@@ -146,18 +160,16 @@ def grad_cam(my_grad_cam):
     head = nn.Sequential(nn.Conv2d(6, 8, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
                          nn.Linear(8, 5))
     nn.init.normal_(head[-1].weight)
-    def mean(o): return o.mean((2,3), keepdim=True)
-    def own(s, c): return s.gather(1, c[:,None])
-    def maps(body, head, x, classes, weigh=lambda g,a: (mean(g)*a).sum(1), of=own, end=F.relu):
-        grid = body(x).detach().requires_grad_()
-        g, = torch.autograd.grad(of(head(grid), classes).sum(), grid)
-        return end(weigh(g, grid.detach()))
+    mean,own = _mean,_own_score
     x = torch.randn(4,3,11,8)
-    check_function(my_grad_cam, maps, [(body, head, x, tensor([2,0,4,1])), (body, head, x[:2], tensor([3,3]))],
+    check_function(my_grad_cam, _cams, [(body, head, x, tensor([2,0,4,1])), (body, head, x[:2], tensor([3,3])),
+                                       (body, head, x[2:3], tensor([1]))],
         ('what is negative is still there: the last step is a ReLU', dict(end=noop)),
         ('the ReLU came before the sum over the channels; it comes after',
          dict(weigh=lambda g,a: (mean(g)*a).relu().sum(1))),
         ('the gradient is not averaged over the grid: a channel has one weight', dict(weigh=lambda g,a: (g*a).sum(1))),
+        ('the mean of the gradient goes over height and width: axes 2 and 3', *[dict(weigh=lambda g,a,axes=axes:
+          (g.mean(axes, keepdim=True)*a).sum(1)) for axes in ((1,2),(1,3),(0,2,3),1,2,3)]),
         ('the gradients are added up over the grid; expected the mean',
          dict(weigh=lambda g,a: (g.sum((2,3), keepdim=True)*a).sum(1))),
         ('the weights are the means of the channels, not of the gradient', dict(weigh=lambda g,a: (mean(a)*a).sum(1))),

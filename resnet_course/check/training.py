@@ -15,7 +15,8 @@ from ..kit.files import write_whole
 from ..kit.photos import load_photo
 from ..recipe import factorial16
 from .judge import (Blank, brief, check_change, check_function, check_number, exercise, run_answer,
-                                       Stopped, wake, Wrong)
+                                       run_any, Stopped, Wrong)
+from .modules import wake
 
 # %% ../../nbs/check/training.ipynb #f767df62
 @exercise('loading', 'Bytes in a cache')
@@ -58,7 +59,7 @@ def _saved(f, old, end):
             if _ends[end]: raise _ends[end]
             o.write(b'photos')
         came = 'well'
-        try: run_answer(lambda: (f(file, write), True))
+        try: run_any(f, file, write)
         except KeyboardInterrupt: came = 'stop'
         except Stopped as e:
             if 'Full' not in e.error: raise
@@ -151,6 +152,7 @@ def as_product(my_conv):
     # squares first: there no mistake raises an error
     cases = [(torch.randn(2,ni,*hw), torch.randn(nf,ni,ks,ks), s, p)
              for ni,nf,hw,ks,s,p in ((3,4,(8,8),3,2,1), (3,3,(7,6),3,1,1), (2,5,(5,9),1,1,0), (2,3,(9,8),5,3,2))]
+    cases.append((cases[0][0][:1], *cases[0][1:]))   # a batch of one
     with FlopCounterMode(display=False) as count: run_answer(my_conv, *deepcopy(cases[0]))
     if any('conv' in str(o) for o in count.get_flop_counts().get('Global', ())):
         raise Wrong("PyTorch's convolution is in it: take `F.unfold` and a matrix product")
@@ -161,6 +163,8 @@ def as_product(my_conv):
         ('the weights are in another order than the rows of `F.unfold`: channel by channel, row by row', reordered),
         ('the rows and columns of the kernels are exchanged', dict(order=lambda w: w.mT)),
         ('the kernels are mirrored; `conv2d` takes them as they are', dict(order=lambda w: w.flip(2,3))),
+        ('a square is assumed: height and width of the result differ',
+         dict(then=lambda y: y.flatten(2).unflatten(2, (math.isqrt(y[0,0].numel()), -1)))),
         ('height and width are exchanged', dict(then=lambda y: y.mT), dict(then=sides_swapped)),
         ('the places are still in one row: give them their height and width', columns),
         ('the places come before the channels: expected (bs, nf, h, w)', lambda *args: columns(*args).mT,
@@ -222,10 +226,10 @@ def mixup(my_mix, my_loss):
     one = partial(F.cross_entropy, reduction='none')
     def losses(s, y, lam, perm): return lam*one(s, y) + (1-lam)*one(s, y[perm])
     def loss(*args): return losses(*args).mean()
-    perms = {o:tensor([int(i) for i in s]) for o,s in ((4,'1302'),(5,'20413'),(7,'3056124'))}   # none undoes itself
+    perms = {o:tensor([int(i) for i in s]) for o,s in ((1,'0'),(4,'1302'),(5,'20413'),(7,'3056124'))}   # none undoes itself
     def draw(n): return torch.rand(n),perms[n]
     # as wide as the batch first: there a wrong axis raises no error
-    check_function(my_mix, mix, [(torch.rand(n,3,4,w), *draw(n)) for n,w in ((5,5),(4,6))],
+    check_function(my_mix, mix, [(torch.rand(n,3,4,w), *draw(n)) for n,w in ((5,5),(4,6),(1,1))],
         ('`lam` went along the width: give it three more axes', lambda x,l,p: x*l+(1-l)*x[p]),
         ('the shares are exchanged: `lam` is for the photo itself', lambda x,l,p: mix(x, 1-l, p)),
         ('each photo has its own `lam`; here all have that of the first', lambda x,l,p: mix(x, l[:1], p)),
@@ -238,7 +242,7 @@ def mixup(my_mix, my_loss):
          lambda x,l,p: torch.lerp(x.flip(0), x, column(l))),
         ('`lam` is permuted too: it belongs to the photo itself', lambda x,l,p: mix(x, l[p], p)),
         ('the photos come out as they were', lambda x,l,p: x))
-    check_function(my_loss, loss, [(torch.randn(n,7), torch.randint(7, (n,)), *draw(n)) for n in (7,5)],
+    check_function(my_loss, loss, [(torch.randn(n,7), torch.randint(7, (n,)), *draw(n)) for n in (7,5,1)],
         ("the shares are exchanged: `lam` is for the photo's own label", lambda s,y,l,p: loss(s,y,1-l,p)),
         ('the label of the other photo is missing', lambda s,y,l,p: F.cross_entropy(s, y)),
         ('each photo has its own `lam`: weigh its losses before you take the mean',
