@@ -20,6 +20,7 @@ import typer
 from typer.core import TyperGroup
 from .kit.files import CourseError, check_name, first_line, no_room, write_whole
 from .doctor import cannot_write, checks, said
+from .again import compare_circumstances, load_record, photos_of, recipe_run
 
 # %% ../nbs/tools/cli.ipynb #debf86dd
 rungs = ('fcn', 'resblock', 'resblock2', 'resnet18', 'resnet50')
@@ -225,64 +226,7 @@ def speedrun(
                f"the best epoch has {best:.1%}")
     if seconds==inf: raise typer.Exit(1)
 
-# %% ../nbs/tools/cli.ipynb #f0a2536e
-def _is_of_a_run(rec, needs_settings):
-    "Does the record hold what `reproduce` reads?"
-    whole = dict(command=str, model=str, recipe=str, data=dict, seed=int, epochs=int, precision=str, history=list,
-                 seconds=(int,float), accuracy=(int,float), hardware=dict, versions=dict)
-    if needs_settings: whole['settings'] = dict
-    return all(isinstance(rec.get(k), kind) for k,kind in whole.items()) and \
-        {'name','fingerprint'}<=set(rec['data']) and {'name','threads'}<=set(rec['hardware'])
-
-def _load_record(file):
-    try: rec = json.loads(file.read_text(encoding='utf-8'))
-    except (OSError, ValueError) as e:
-        raise CourseError(f"{file} is not a readable record ({type(e).__name__}): name one in results/") from None
-    command = str(rec.get('command', '')) if isinstance(rec, dict) else ''
-    if command.startswith('train('):
-        raise CourseError(f"{file} is of a net of your own, which only your code can build: repeat it with {command}")
-    if len(command.split())<3 or not _is_of_a_run(rec, command.split()[1] in ('ladder','train')):
-        raise CourseError(f"{file} is not the record of a training run; "
-                          + (f"this makes it again: {command}" if command else "name one of those in results/"))
-    if not rec.get('complete', True): raise CourseError(f"{file} is of a run that was stopped: name a finished one")
-    return rec
-
-# %% ../nbs/tools/cli.ipynb #0a6caa5a
-def _photos_of(rec, file, data, exp):
-    "The folder with the photos of the record `rec`. Raises `CourseError` if it holds others"
-    from resnet_course.kit.photos import fingerprint
-    from resnet_course.data import course_path
-    name,mark = rec['data']['name'],rec['data']['fingerprint']
-    can_fetch = exp or name=='sample' or name.startswith('imagenette')
-    if not (data or can_fetch or os.environ.get('RESNET_COURSE_DATA')):
-        raise CourseError(f"{file} is of photos that the course cannot fetch ({name}): say where they are with --data")
-    usual = exp.data if exp else 'sample' if name=='sample' else None
-    path = course_path(data or usual, exp.presize if exp else rec['settings']['presize'])
-    if fingerprint(path)==mark: return path
-    raise CourseError(f"{path} does not hold the photos of the record ({name}, fingerprint {mark}): "
-                      "say where they are with --data")
-
-def _compare_circumstances(rec, precision):
-    "Say what the record is of, and what it was made with that is not the same here"
-    from resnet_course.kit.runs import versions
-    hw,epochs = rec['hardware'],rec['epochs']
-    typer.echo(f"{rec['model']}, recipe {rec['recipe']}, seed {rec['seed']}, {epochs} epoch{'s'*(epochs!=1)} on "
-               f"{rec['data']['name']}, {precision}; the record took {rec['seconds']:.0f} s on {hw['name']}, "
-               f"{hw['threads']} threads")
-    here = dict(versions(), precision=precision)
-    made = dict(rec['versions'], precision=rec['precision'])
-    if other:=[f'{k} {v} (here {here.get(k)})' for k,v in made.items() if here.get(k)!=v]:
-        typer.echo(f"warning: the record was made with {', '.join(other)}", err=True)
-
 # %% ../nbs/tools/cli.ipynb #26d93640
-def _recipe_run(rec, file, path, out, resume, overwrite, precision):
-    "A function that trains by the recipe in the record `rec`"
-    from resnet_course import recipe as lesson
-    r = lesson.recipe_from(rec['settings'], file)
-    check_name('model', rec['model'], lesson.course_nets)
-    return partial(lesson.train, path, r, seed=rec['seed'], out=out, resume=resume, overwrite=overwrite, precision=precision,
-                   suit=False)
-
 @app.command()
 def reproduce(
     file:Annotated[Path, typer.Argument(help="a record, such as those in results/")],
@@ -294,19 +238,19 @@ def reproduce(
                                                     callback=_check_precision)]=None,
 ):
     "Train again what a record is of, and compare the accuracy."
-    rec = _load_record(file)
+    rec = load_record(file)
     if (out/file.name).resolve()==file.resolve():
         raise CourseError(f"--out {out} holds the record itself: name another folder")
     kind,name = rec['command'].split()[1:3]
     precision = precision or rec['precision']
     _check_run(out, precision)
     exp = _experiment(name) if kind=='experiment' else None
-    path = _photos_of(rec, file, data, exp)
+    path = photos_of(rec, file, data, exp)
     if exp: exp = replace(exp, data=path, epochs=rec['epochs'], learner=dict(exp.learner, precision=precision))
     elif kind=='ladder': exp = _ladder(path, rec['settings'], rec['epochs'], precision)
     if exp: run = partial(exp.run, rec['model'], rec['seed'], out, resume, overwrite)
-    else: run = _recipe_run(rec, file, path, out, resume, overwrite, precision)
-    _compare_circumstances(rec, precision)
+    else: run = recipe_run(rec, file, path, out, resume, overwrite, precision)
+    compare_circumstances(rec, precision)
     new, = _run({rec['model']:run}, out)
     diff = 100*(new['accuracy']-rec['accuracy'])
     typer.echo(f"accuracy {new['accuracy']:.2%}, the record has {rec['accuracy']:.2%}: "

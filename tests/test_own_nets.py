@@ -567,12 +567,12 @@ def test_no_size(size, words):
 # --- a record as it is ------------------------------------------------------------------------------------------
 def test_a_record_s_settings_are_not_fitted(drawn, monkeypatch):
     "Though they are a recipe of the course, and the photos are few"
-    from resnet_course.cli import _recipe_run
+    from resnet_course.again import recipe_run
     class Stopped(Exception): pass
     def stop(path, r, *args): raise Stopped(r)
     monkeypatch.setattr(lesson, 'recipe_learner', stop)
     rec = dict(settings=asdict(recipe('tiny')), model='fcn', seed=1)
-    with pytest.raises(Stopped) as e: _recipe_run(rec, Path('a.json'), photo_set(Path('mine'), n=20), Path('out'), False, 'fp32')('fcn')
+    with pytest.raises(Stopped) as e: recipe_run(rec, Path('a.json'), photo_set(Path('mine'), n=20), Path('out'), False, False, 'fp32')('fcn')
     assert e.value.args[0]==replace(recipe('tiny'), model='fcn')
 
 @pytest.mark.parametrize('model, words', [('resnet18', ['another net','resnet18']), ('resnet19', ["no model 'resnet19'"]), (relu(2), ['Sequential','function']),
