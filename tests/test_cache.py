@@ -559,7 +559,7 @@ def test_an_error_in_the_thread_reaches_the_caller(path):
 # --- a run that is stopped --------------------------------------------------------------------------------------
 def run(path, *cbs, resume=False):
     learn = tiny_cached_learner(path, cbs=cbs)
-    rec = measured_fit(learn, 3, 1e-2, Path('out/a-s42.json'), resume, model='fcn', recipe='small', size=16, seed=42)
+    rec = measured_fit(learn, 3, 1e-2, Path('out/a-s42.json'), resume, overwrite=not resume, model='fcn', recipe='small', size=16, seed=42)
     history = [{k:v for k,v in o.items() if k!='seconds'} for o in rec['history']]
     return history, list(map(float, learn.recorder.losses)), {k:v.tolist() for k,v in learn.model.state_dict().items()}
 
