@@ -88,7 +88,8 @@ def _place(dest, home):
     if (dest/'resnet_course'/'__init__.py').exists() or home.resolve() in (dest.resolve(), *dest.resolve().parents) \
             and (dest.resolve().relative_to(home.resolve()).parts or ('nbs',))[0] in ('nbs','results','resnet_course'):
         raise CourseError(f"{dest} holds the course's own files: name a folder of yours, such as my-lessons")
-    if dest.exists() and any(dest.iterdir()) and not (dest/course_mark).exists() and not (dest/'nbs'/'00_why.ipynb').exists():
+    made = (dest/course_mark).exists() or (dest/'nbs'/'00_why.ipynb').exists()
+    if dest.exists() and any(dest.iterdir()) and not made:
         raise CourseError(f"{dest} holds other files: name a new folder for the lessons, or an empty one")
 
 def _digest(data): return hashlib.sha1(data).hexdigest()

@@ -61,7 +61,8 @@ class _Parts(nn.Module):
 
 def _join(branch, shortcut): return F.relu(branch+shortcut)
 
-def make_block(ni, nf, stride=1, branch=_two, shortcut=shortcut_of, join=_join, silent=(-1,), zero=(), beta=1e-3, end=(), **kwargs):
+def make_block(ni, nf, stride=1, branch=_two, shortcut=shortcut_of, join=_join, silent=(-1,), zero=(), beta=1e-3, end=(),
+               **kwargs):
     "A residual block; `end` are layers at the end of its branch; gammas `silent`, kernels `zero` start at 0"
     convs = branch(ni, nf, stride, **kwargs)
     nn.init.ones_(convs[-1][1].weight)

@@ -51,7 +51,8 @@ class _Sum(nn.Module):
 def growth(guess):
     "The standard deviation after 15 blocks of `x + branch(x)`, each branch ending in a batch norm of gamma 1"
     kept_guess('deviation', guess)
-    return compared(dict(deviation=guess), dict(deviation=nn.Sequential(*[_Sum(16) for _ in range(15)])(torch.randn(8,16,16,16)).std().item()))
+    sums = nn.Sequential(*[_Sum(16) for _ in range(15)])
+    return compared(dict(deviation=guess), dict(deviation=sums(torch.randn(8,16,16,16)).std().item()))
 
 @exercise('resnet', 'Twice the size')
 def twice_size(size, width):
@@ -75,21 +76,24 @@ def first_gradient(guess):
 # %% ../../nbs/check/transfer.ipynb #75167e74
 def hunted(left:dict) -> list: # {name of a mistake: how it shows}
     "Known mistakes for every set of those that are left; the version takes their names as arguments"
-    def words(some): return f"{'not changed yet: ' if len(some)==len(left) else ''}{len(some)} mistake{'s are' if len(some)>1 else ' is'} " \
-                            f"left. One shows like this: {left[some[0]]}"
+    def words(some):
+        return f"{'not changed yet: '*(len(some)==len(left))}{len(some)} mistake{'s are' if len(some)>1 else ' is'} left. " \
+               f"One shows like this: {left[some[0]]}"
     return [(words(some), {k:True for k in some}) for n in range(len(left), 0, -1) for some in combinations(left, n)]
 
 @exercise('training', 'A loss that will not fall', 'Scores go into the loss, and nothing comes between them.')
 def hunt_loss(my_net):
     "A function of n_out to a small net"
     def net(n_out, softmax=False, fixed=False, end=()):
-        pool = [nn.MaxPool2d(4), nn.Flatten(), nn.Linear(32*2*2, n_out)] if fixed else [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, n_out)]
-        body = [o for ni,nf in ((3,16),(16,32)) for o in (nn.Conv2d(ni, nf, 3, 2, 1, bias=False), nn.BatchNorm2d(nf), nn.ReLU())]
-        return nn.Sequential(*body, *pool, *([nn.Softmax(1)]*softmax), *end)
+        body = [nn.Sequential(nn.Conv2d(ni, nf, 3, 2, 1, bias=False), nn.BatchNorm2d(nf), nn.ReLU())
+                for ni,nf in ((3,16),(16,32))]
+        pool,n = (nn.MaxPool2d(4),32*2*2) if fixed else (nn.AdaptiveAvgPool2d(1),32)
+        return nn.Sequential(*body, pool, nn.Flatten(), nn.Linear(n, n_out), *([nn.Softmax(1)]*softmax), *end)
     check_module(my_net, net, [((10,), (4,3,32,32)), ((7,), (4,3,45,40))], *hunted(dict(
         softmax='with ten classes the loss stays above 1.46, however long you train',
         fixed='a picture of another size stops the net')),
-        ('log-softmax does no harm here, since the loss takes it once more; but scores were asked for', dict(end=[nn.LogSoftmax(1)])))
+        ('log-softmax does no harm here, since the loss takes it once more; but scores were asked for',
+         dict(end=[nn.LogSoftmax(1)])))
 
 # %% ../../nbs/check/transfer.ipynb #d0d79fde
 class _Blog(nn.Module):
@@ -192,7 +196,7 @@ def capstone(my_resnet50):
         raise Wrong(f'part of it comes from {other}: build it from an empty cell')
     if tensor_of(m, x).shape!=(2,10): raise Wrong(f'expected scores of shape (2, 10), came {tuple(tensor_of(m, x).shape)}')
     n = total_params(m)[0]
-    if n!=23_547_754: raise Wrong(f'expected 23,547,754 parameters, came {n:,}' + (f': {_capstone_params[n]}' if n in _capstone_params else ''))
+    if n!=23_547_754: raise Wrong(f'expected 23,547,754 parameters, came {n:,}. {_capstone_params.get(n, "")}'.strip())
     norms = [o for o in m.modules() if isinstance(o, nn.BatchNorm2d)]
     if (silent:=sum(not o.weight.any() for o in norms))!=16:
         raise Wrong(f'gamma starts at 0 in {silent} batch norms; expected the last one of each of the 16 blocks')
