@@ -7,7 +7,8 @@ __all__ = ['first_block']
 
 # %% ../../nbs/check/why.ipynb #d0b10003
 from fastai.vision.all import *
-from .judge import check_module, exercise
+from .judge import exercise
+from .modules import check_module
 
 # %% ../../nbs/check/why.ipynb #d0b10006
 class _Joined(nn.Module):
