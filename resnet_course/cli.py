@@ -218,8 +218,8 @@ def speedrun(
     start = perf_counter()
     lesson.recipe_data(path, r)
     typer.echo(f'the photos were ready after {perf_counter()-start:.0f} s')
-    rec, = _run({r.model:partial(lesson.train, path, r, seed=seed, out=out, resume=resume, overwrite=overwrite, precision=precision,
-                   suit=False)}, out)
+    run = partial(lesson.train, path, r, seed=seed, out=out, resume=resume, overwrite=overwrite, precision=precision)
+    rec, = _run({r.model:run}, out)
     seconds = seconds_to(rec, float(target)/100)
     best = max(o['accuracy'] for o in rec['history'])
     typer.echo(f"{target}% {f'after {seconds:.0f} s of training and validation' if seconds<inf else 'not reached'}; "
