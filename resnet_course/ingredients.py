@@ -82,7 +82,8 @@ class Muon(FusedAdam):
             if p.ndim!=4:
                 rest.append(o)
                 continue
-            state['grad_avg'] = laid_out(state.get('grad_avg', torch.zeros_like(p)), p)
+            if 'grad_avg' not in state: state['grad_avg'] = torch.zeros_like(p)
+            state['grad_avg'] = laid_out(state['grad_avg'], p)
             key = id(hyper), p.shape, p.dtype, p.device, state.get('do_wd', True)
             groups[key].append((p, laid_out(p.grad, p), state['grad_avg'], hyper))
         super().update(rest)

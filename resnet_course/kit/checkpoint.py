@@ -211,8 +211,7 @@ class Checkpoint(Callback):
         self.epoch_rng = _random_states(self.dls)
         self.save(self.epoch+1, 0, self.epoch_rng)
     def after_fit(self):
-        record = self.run_record
-        if not record.file.exists(): save_json(record.file, record.record())
+        if not self.run_record.file.exists(): self.run_record.write()
     def save(self, epoch, iter, rng):
         "One that cannot be written is said once, and tried again the next time: the run goes on"
         state,self.stops.save = plain(_gather(self, epoch, iter, rng)),False
