@@ -10,6 +10,7 @@ __all__ = ['told', 'net_digest', 'try_out', 'net_macs', 'net_start', 'run_setup'
 import io, types
 from fastai.vision.all import *
 from .files import CourseError
+from .records import misfit
 from .costs import copied, count_macs, evaluating, is_lazy
 
 # %% ../../nbs/kit/identity.ipynb #27907c81
@@ -176,7 +177,7 @@ def alike(about:dict) -> dict:
     "What must be equal in two parts of one run: the command may differ in words, the photos in where they lie"
     about = json.loads(json.dumps(about))   # as a file has it
     return {k:o.get('fingerprint') if k=='data' else o for k,o in about.items() if k not in ('command','setup')} \
-           | about.get('setup', {})
+           | (about.get('setup') or {})
 
 _follows = ('first_answer','first_weights')   # named only where nothing else is different
 _about_as = dict(first_batch=lambda b: .02, first_answer=lambda b: .02*np.abs(b).max(),
@@ -186,13 +187,14 @@ def _same(k, a, b):
     "Are the values `a` and `b` of key `k` of one run? Another machine rounds otherwise"
     if a==b: return True
     if isinstance(a, dict) and isinstance(b, dict): return all(a[o]==b[o] for o in a if o in b)   # `b` may know more
-    if k not in _about_as or not a or not b or len(a)!=len(b): return False
-    a,b = np.array(a, float),np.array(b, float)
+    if k not in _about_as or not a or not b or misfit(a, [(int,float,str)]) or len(a)!=len(b): return False
+    try: a,b = np.array(a, float),np.array(b, float)
+    except ValueError: return False
     return np.allclose(a, b, rtol=0, atol=_about_as[k](np.nan_to_num(b, posinf=0, neginf=0)), equal_nan=True)
 
 def check_same(file, theirs, ours):
     "Raises `CourseError` unless both dicts, of which the first is from `file`, are about one run"
-    new = {k for k in ('transforms','labels',*_follows) if theirs.get('setup', {}).get(k) is None}
+    new = {k for k in ('transforms','labels',*_follows) if (theirs.get('setup') or {}).get(k) is None}
     theirs,ours = alike(theirs),alike(ours)   # an earlier version's setup says less
     diff = [k for k in ours if k not in new and not _same(k, theirs.get(k), ours[k])]
     if diff:=[k for k in diff if k not in _follows] or diff:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['made_on', 'epoch_row', 'of_a_run', 'misfit', 'number', 'whole', 'share', 'maybe', 'words', 'plain_name',
-           'load_record']
+           'check_record', 'load_record']
 
 # %% ../../nbs/kit/records.ipynb #11990095
 import re
@@ -55,12 +55,14 @@ of_a_run = dict(made_on, name=maybe(str), command=maybe(str), model=str, recipe=
     history=[epoch_row], parts=maybe([made_on]), settings=maybe(dict), setup=maybe(dict),
     data=dict(name=str, fingerprint=str, n_train=maybe(whole()), n_val=maybe(whole())))
 
-def load_record(file:Path) -> dict: # empty where there is no file
-    "The record of a run. Raises `CourseError` for a file that holds something else"
-    rec = load_json(file)
-    why = misfit(rec, of_a_run, 'record') if rec else ''
-    if rec and not why and (len(rec['history'])!=rec['epochs'] if rec.get('complete') else len(rec['history'])>rec['epochs']):
-        why = "record['history']"
+def check_record(file:Path, rec:dict) -> dict: # `rec`
+    "Raises `CourseError` unless what was read from `file` tells of a run"
+    n = (rec.get('epochs'),len(rec['history'])) if not (why:=misfit(rec, of_a_run, 'record')) else (0,0)
+    if n[0]<n[1] or rec.get('complete') and n[0]!=n[1]: why = "record['history']"
     if not why: return rec
     raise CourseError(f"{file} is not a complete record of a run ({why} is missing, or is not what it should be): delete it, "
                       "or write to another folder")
+
+def load_record(file:Path) -> dict: # empty where there is no file
+    "The record of a run. Raises `CourseError` for a file that holds something else"
+    return check_record(file, rec) if (rec:=load_json(file)) else {}

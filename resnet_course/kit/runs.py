@@ -8,7 +8,7 @@ __all__ = ['few_steps', 'hardware', 'versions', 'commit', 'circumstances', 'RunR
 
 # %% ../../nbs/kit/runs.ipynb #2341d329
 import shlex, subprocess
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from fastprogress.fastprogress import format_time
 from filelock import FileLock, Timeout
@@ -16,6 +16,7 @@ import resnet_course
 from fastai.vision.all import *
 from fastai.callback.channelslast import ChannelsLast
 from .files import CourseError, load_json, save_json, sweep
+from .records import load_record
 from .costs import copied
 from .photos import data_card
 from .identity import checked_about, check_run, check_same, in_json, net_macs, net_start, run_setup
@@ -168,7 +169,7 @@ def beside(
 # %% ../../nbs/kit/runs.ipynb #c6477e2b
 def _there(file:Path, about:dict) -> dict: # empty, if there is none
     "The record in `file`. Raises `CourseError` if it is of another run"
-    if rec:=load_json(file):   # one of an earlier version has no setup
+    if rec:=load_record(file):   # one of an earlier version has no setup
         check_same(file, rec, about if 'setup' in rec else {k:o for k,o in about.items() if k!='setup'})
     return rec
 
@@ -212,6 +213,13 @@ def check_free(
                       f"{'keeps it' if finished else 'goes on with it'}, overwrite=True (or --overwrite) begins anew, and "
                       "another folder leaves it alone")
 
+def _sweep_locks(folder, age=3600):
+    "Removes the locks of runs that were killed, and have not gone on for a while"
+    for o in folder.glob('.*.json.lock'):
+        with suppress(OSError, Timeout, NotImplementedError):   # it may be held, or be gone by now
+            if time.time()-o.stat().st_mtime<age: continue
+            with FileLock(o, timeout=0): o.unlink()
+
 @contextmanager
 def _alone(file):
     "Only one process at a time is at the run of the record `file`; what killed ones have left of theirs is swept away"
@@ -220,7 +228,8 @@ def _alone(file):
     except Timeout: raise CourseError(f"{file}: another process is at this run; wait for it, or name another folder") from None
     except NotImplementedError: pass   # a disk without locks
     try:
-        for o in (file, beside(file, '.pt'), beside(file, '.safetensors')): sweep(o)
+        sweep(file.parent, [beside(file, o).name for o in ('.json','.pt','.safetensors')])
+        _sweep_locks(file.parent)
         yield
     finally:
         Path(lock.lock_file).unlink(missing_ok=True)   # while it is still ours
