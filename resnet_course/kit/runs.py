@@ -232,7 +232,7 @@ def _alone(file):
         _sweep_locks(file.parent)
         yield
     finally:
-        Path(lock.lock_file).unlink(missing_ok=True)   # while it is still ours
+        with suppress(PermissionError): Path(lock.lock_file).unlink(missing_ok=True)   # while it is still ours; not on Windows
         lock.release()
 
 # %% ../../nbs/kit/runs.ipynb #d22afe43
