@@ -20,7 +20,7 @@ from .costs import copied
 from .photos import data_card
 from .identity import checked_about, check_run, check_same, in_json, net_macs, net_start, run_setup
 from .stopping import Stops
-from .ranks import from_first, rank, total
+from .ranks import from_first, rank, together, total, world
 from .checkpoint import Checkpoint, first_batch, one_before, one_fit_only, only_looking
 
 # %% ../../nbs/kit/runs.ipynb #58775120
@@ -55,7 +55,8 @@ def _workers(dl): return getattr(getattr(dl, 'fake_l', dl), 'num_workers', 0)   
 def circumstances(dls:DataLoaders) -> dict:
     "What a run is made with here: hardware, versions, commit, processes that load photos, and whether there is a C compiler"
     compiler = shlex.split(os.environ.get('CC') or 'cc')[0]
-    return dict(hardware=hardware(dls.device), versions=versions(), commit=commit(), workers=_workers(dls.train),
+    many = dict(processes=world()) if together() else {}
+    return dict(many, hardware=hardware(dls.device), versions=versions(), commit=commit(), workers=_workers(dls.train),
                 compiler=shutil.which(compiler) is not None)
 
 def _flat(made): return {**made['hardware'], **made['versions'], **{k:o for k,o in made.items() if not isinstance(o, dict)}}
