@@ -31,7 +31,7 @@ def step(cbs, **changes):
     weights = torch.cat([o.detach().flatten().double() for o in learn.model.state_dict().values()])
     probs,targs = learn.get_preds()
     return dict(grads=learn.first_step.grads, loss=learn.first_step.first, sums=gathered((weights.sum().item(), weights.norm().item())),
-                said=learn.recorder.values[-1][1:], whole=[F.nll_loss(probs.log(), targs).item(), accuracy(probs, targs).item()],
+                said=list(learn.recorder.values[-1][-2:]), whole=[F.nll_loss(probs.log(), targs).item(), accuracy(probs, targs).item()],
                 parts=[dl.part for dl in learn.dls.loaders], kinds=[type(m).__name__ for m in learn.model.modules()])
 
 def share(cbs):
