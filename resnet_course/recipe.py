@@ -168,12 +168,11 @@ def recipe_learner(
     seed:int=42, # of weights, shuffling and augmentation
     model=None, # function of the number of classes; None: the recipe's
     precision:str=None, # as in `fast_learner`
-    cbs=(), # callbacks beside the recipe's
 ) -> Learner:
     "A `Learner` that does as the recipe says"
     set_seed(int(seed))
     dls = recipe_data(path, r, seed)
-    net,cbs = recipe_net(r, dls.c, model),[*cbs]
+    net,cbs = recipe_net(r, dls.c, model),[]
     if r.whiten: whiten(first_conv(net, r.size), first_batch(dls)[0])
     if r.ema: net = Averaged(net, r.ema); cbs.append(EMA())
     if r.start_size or r.flip=='alternating': cbs.append(EpochPlan(epoch_sizes(r)))
@@ -271,7 +270,7 @@ def train(
     resume:bool=False, # keep a finished run, go on from a checkpoint
     overwrite:bool=False, # begin anew where there was a run
     precision:str=None, # as in `fast_learner`
-    cbs=(), # callbacks beside the recipe's
+    cbs=(), # callbacks for the fit, beside the recipe's
     suit:bool=True, # fit a recipe of the course to a small folder, as `suited` does
 ) -> dict: # the run's record
     "Train a net as a recipe says: a record (JSON) and its weights (safetensors), both named <model>-<recipe>-s<seed>"
@@ -292,14 +291,14 @@ def train(
     n_out = len(found['train'])
     check_net(name, n_out, epoch_sizes(r), partial(recipe_net, r, n_out, make))
     _check_options(r, n_out, make)
-    learn = recipe_learner(path, r, seed, make, precision, cbs)
+    learn = recipe_learner(path, r, seed, make, precision)
     command = command_line('train', recipe=r.name, model=name, data=data_name(path), epochs=r.epochs, size=r.size,
                            seed=seed, precision=precision)
     if make: command = f'train(path, recipe, {name}, {r.epochs}, {r.size}, {seed}, precision={precision!r})'
     elif not known: command = command_line('reproduce', file.name)
     return measured_fit(learn, r.epochs, r.lr, file, resume, _choices['schedule'][r.schedule],
         after=partial(_views_and_weights, r), makes=[beside(file, '.safetensors')], model=name, recipe=r.name,
-        size=r.size, seed=seed, settings=asdict(r), command=command, overwrite=overwrite)
+        size=r.size, seed=seed, settings=asdict(r), command=command, overwrite=overwrite, cbs=cbs)
 
 # %% ../nbs/15_recipe.ipynb #9c8ed9d9
 class Trained:

@@ -82,12 +82,10 @@ def shared_out(f, x):
 # long: the events of one callback, in the order in which they come
 class Scaled(DistributedTrainer):
     """Trains as one of several processes. Each takes its part of every batch, and all make the step that one process would
-    have made with the whole batch. For loaders of `cached_data`"""
+    have made with the whole batch. For one fit, and loaders of `cached_data`"""
     def __init__(self,
         sync_bn:bool=True, # batch norm over the whole batch; False: over each process's part
-    ):
-        super().__init__(sync_bn, cpu=not torch.cuda.is_available())
-        self.wrapped = None   # outside a fit
+    ): super().__init__(sync_bn, cpu=not torch.cuda.is_available())
     def before_fit(self):
         self.n,self.swapped = dist.get_world_size(),{}
         self.check_loaders()
@@ -108,7 +106,7 @@ class Scaled(DistributedTrainer):
                               "processes: start fewer, or take larger batches")
     def before_train(self): pass   # the loaders know their part
     def before_validate(self):
-        if self.wrapped and not self.sync_bn:
+        if not self.sync_bn:
             for o in self.learn.model.buffers(): dist.broadcast(o, 0)
     def before_batch(self):
         "The wrapped net, which adds up gradients, for this one call: what else looks at the model sees the net itself"
@@ -128,7 +126,6 @@ class Scaled(DistributedTrainer):
         self.learn.loss,self.learn.loss_grad = both[0]/both[1],self.learn.loss_grad*(here*self.n/both[1])
     def after_validate(self):
         "Metrics of all validation photos, each of which one process has seen"
-        if not self.wrapped: return   # the first process looks at something by itself
         for m in (self.recorder.loss, *self.recorder.metrics):
             if hasattr(m, 'count'): m.total,m.count = total(m.total, m.count)
             elif hasattr(m, 'preds'): m.preds,m.targs = (sum(gathered(list(o)), []) for o in (m.preds,m.targs))

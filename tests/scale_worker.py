@@ -25,9 +25,9 @@ class FirstStep(Callback):
         if self.training and self.iter==2: raise CancelTrainException
 
 def step(cbs, **changes):
-    learn = recipe_learner(course_path('sample'), replace(recipe('tiny'), **changes), 42, None, 'fp32', cbs)
+    learn = recipe_learner(course_path('sample'), replace(recipe('tiny'), **changes), 42, None, 'fp32')
     learn.add_cb(FirstStep())
-    with learn.no_bar(): learn.fit(1, 1e-3)
+    with learn.no_bar(): learn.fit(1, 1e-3, cbs=cbs)
     weights = torch.cat([o.detach().flatten().double() for o in learn.model.state_dict().values()])
     probs,targs = learn.get_preds()
     return dict(grads=learn.first_step.grads, loss=learn.first_step.first, sums=gathered((weights.sum().item(), weights.norm().item())),

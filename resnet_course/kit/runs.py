@@ -234,7 +234,7 @@ def _alone(file):
         lock.release()
 
 # %% ../../nbs/kit/runs.ipynb #d22afe43
-def _measured(learn, epochs, lr, file, resume, fit, after, makes, minutes, about, stops):
+def _measured(learn, epochs, lr, file, resume, fit, after, makes, cbs, minutes, about, stops):
     "The run of `measured_fit`, once it is alone"
     about = dict(name=file.name.removesuffix('.json'), **about, data=data_card(learn.dls),
                  **_seen(learn, fit, about['size'], file, resume))
@@ -243,7 +243,7 @@ def _measured(learn, epochs, lr, file, resume, fit, after, makes, minutes, about
     if len(there.get('history', ()))<epochs: _announce(learn, epochs, about)
     record = RunRecord(file, after is not None, **about)
     stops.patient = True
-    fit(learn, epochs, lr, cbs=[record, Checkpoint(beside(file, '.pt'), resume, record, stops, epochs, makes, minutes)])
+    fit(learn, epochs, lr, cbs=[*cbs, record, Checkpoint(beside(file, '.pt'), resume, record, stops, epochs, makes, minutes)])
     stops.patient = False
     stops.obey()   # it came after the last batch
     if rank(): return record.record()   # the first process does what is left
@@ -269,6 +269,7 @@ def measured_fit(
     after=None, # called with learner, record and `file` once the net is trained; may return the record with more in it
     makes=(), # files that `after` makes; without them a run is not finished
     overwrite:bool=False, # begin anew where there was a run
+    cbs=(), # callbacks for this fit
     minutes:float=5, # from one checkpoint to the next, within an epoch
     **about # what the record says besides: command, model, recipe, size, seed ...
 ) -> dict: # the run's record, as written to `file`
@@ -282,4 +283,4 @@ def measured_fit(
     if getattr(fit, 'func', fit) is Learner.fine_tune: raise CourseError(one_fit_only.format(file, epochs))
     file.parent.mkdir(parents=True, exist_ok=True)
     with _alone(file), Stops(patient=False) as stops:
-        return _measured(learn, epochs, lr, file, resume, fit, after, makes, minutes, about, stops)
+        return _measured(learn, epochs, lr, file, resume, fit, after, makes, cbs, minutes, about, stops)
