@@ -259,6 +259,7 @@ def _check_options(r, n_out, make):
                                    f"pass `replace(recipe, {k}={usual!r})`")
 
 # %% ../nbs/15_recipe.ipynb #4c49aab5
+# long: what can be known before training is checked first, in the order in which it is known
 def train(
     path:Path, # a folder with train/<class>/ and val/<class>/
     r:Recipe, # from `recipe`
