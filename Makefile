@@ -1,4 +1,4 @@
-# Each target sets up what it needs (a venv, once, and again when settings.ini changes) and then does its one job.
+# Each target sets up what it needs (a venv, once, and again when settings.ini or the lock changes) and then does its one job.
 PYTHON ?= python3
 VENV ?= .venv
 DATA ?= sample
@@ -27,8 +27,13 @@ test: venv  ## everything that CI runs
 gpu: venv  ## on a machine with a CUDA GPU, in under ten minutes: test what only a GPU can show, and measure; into results/gpu
 	$(PY) -W ignore -m pytest -q --confcutdir=tests/gpu tests/gpu
 
-test-slow: venv  ## what takes long: a run is killed 200 times; results/faults/ has what came of it
+test-slow: venv  ## what takes long: a run is killed 200 times (results/faults/ has what came of it); later Pythons
 	env RESNET_COURSE_KILLS=200 OMP_NUM_THREADS=1 $(PY) -m pytest -q -s tests/test_kills.py
+	bash .ci/pythons
+
+lock: venv  ## make the lock anew from settings.ini's ranges, then try the newest of everything, which doctor then knows
+	PATH="$$(cd $(V)/bin && pwd):$$PATH" bash .ci/lock
+	PATH="$$(cd $(V)/bin && pwd):$$PATH" bash .ci/newest --keep
 
 learn: venv  ## copy the lessons into a folder of your own, resnet-lessons, and open JupyterLab there
 	$(PY) -m resnet_course learn resnet-lessons
@@ -46,4 +51,4 @@ venv:
 help:
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:[^#]*##/\t/'
 
-.PHONY: run test test-slow gpu learn lab readme venv help
+.PHONY: run test test-slow lock gpu learn lab readme venv help

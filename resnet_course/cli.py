@@ -54,11 +54,13 @@ def _check_run(out, precision=None):
 
 # %% ../nbs/tools/cli.ipynb #b7d92dcb
 def save_curves(records, file:Path):
-    "Write the curves of `plot_history` to a PNG"
+    "Write the curves of `plot_history` to a PNG, in the course's style"
     from matplotlib import pyplot as plt
+    from resnet_course.kit.drawing import course_style
     from resnet_course.kit.results import plot_history
-    fig = plot_history(records)[0].figure
-    with write_whole(file, 'wb') as f: fig.savefig(f, dpi=120, format='png')
+    with plt.style.context(course_style()):
+        fig = plot_history(records)[0].figure
+        with write_whole(file, 'wb') as f: fig.savefig(f, dpi=120, format='png')
     plt.close(fig)
 
 def _run(runs:dict, out:Path) -> list:

@@ -7,8 +7,10 @@ __all__ = ['said', 'cannot_write', 'checks']
 
 # %% ../nbs/tools/doctor.ipynb #d0c70a02
 import errno, os, platform, shutil
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from .kit.files import CourseError, first_line
+import resnet_course
+from .kit.files import CourseError, first_line, load_json
 
 # %% ../nbs/tools/doctor.ipynb #d0c70a05
 def said(e):
@@ -65,6 +67,14 @@ def _check_data(data):
         yield 'data', text, mend.strip() or 'see README'
 
 # %% ../nbs/tools/doctor.ipynb #d0c70a13
+def _untested():
+    "The packages whose versions are outside of those that the course's tests ran with"
+    from packaging.version import Version
+    for name,(oldest,newest) in load_json(Path(resnet_course.__file__).with_name('tested.json')).items():
+        try: there = version(name)
+        except PackageNotFoundError: continue
+        if not Version(oldest) <= Version(Version(there).public) <= Version(newest): yield f'{name} {there} (tested: {oldest} to {newest})'
+
 def checks(data):
     "What is looked at, what was found, and how to mend it, or None; `data`: a folder whose photos are read, too"
     yield 'python', platform.python_version(), None
@@ -80,6 +90,7 @@ def checks(data):
     hw = hardware()
     precision,why = choose_precision()
     yield 'packages', ', '.join(f'{k} {v}' for k,v in versions().items() if k!='python'), None
+    if untested:=', '.join(_untested()): yield 'untested', untested, None
     yield 'device', f"{hw['device']}: {hw['name']}, {hw['cores']} cores, {hw['threads']} threads", None
     yield 'precision', f'{precision} ({why})', None
     yield 'C loops', f'off: {off}' if (off:=speed.c_loops()) else 'on', None

@@ -275,6 +275,13 @@ def test_doctor(command):
     assert (status,err)==(0,'')
     assert all(w in out for w in ('python','torch','fastai','device','precision','data','nothing is wrong'))
 
+@pytest.mark.parametrize('name, there', [('torch','99.1'), ('pandas','0.1'), ('torch','99.1+cpu')])
+def test_doctor_names_what_no_test_has_seen(command, monkeypatch, name, there):
+    from importlib.metadata import version
+    monkeypatch.setattr('resnet_course.doctor.version', lambda o: there if o==name else version(o))
+    out = command('doctor')[1]
+    assert f'  untested   {name} {there} (tested: ' in out and out.count('(tested: ')==1
+
 def test_doctor_lists_broken_photos(command):
     path = photo_set(Path('set'))
     assert command('doctor', '--data', path)[0]==0

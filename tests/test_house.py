@@ -231,6 +231,37 @@ def test_each_requirement_has_a_lower_bound():
     assert not reqs['typer'].contains('0.12.5')   # nor any that does not go with a newer click
     assert not reqs['typer'].contains('0.15.3') and reqs['typer'].contains('0.16.0')
 
+def settings():
+    "The requirements of settings.ini, of the library and for its development, by name"
+    from configparser import ConfigParser
+    from packaging.requirements import Requirement
+    ini = ConfigParser(delimiters=['='])
+    ini.read(top/'settings.ini', encoding='utf-8')
+    return [{r.name:r.specifier for r in map(Requirement, ini['DEFAULT'][o].split())} for o in ('requirements','dev_requirements')]
+
+def lock():
+    "The locked versions by name; one may differ from Python to Python"
+    from packaging.requirements import Requirement
+    found = {}
+    for o in (top/'.ci'/'requirements.txt').read_text(encoding='utf-8').splitlines():
+        if o[:1].isalnum(): found.setdefault((r:=Requirement(o.partition('\\')[0])).name, []).append(str(r.specifier).removeprefix('=='))
+    return found
+
+def test_the_lock_fits_the_ranges():
+    "Each version is exact, has hashes, lies in its range; and nothing is said of the machine that made it"
+    locked,text = lock(),(top/'.ci'/'requirements.txt').read_text(encoding='utf-8')
+    for name,within in [o for group in settings() for o in group.items()]:
+        assert name in locked and all(map(within.contains, locked[name])), f'{name}: run `make lock`'
+    assert 'setuptools' in locked   # builds the course itself
+    assert not re.search(r'://|^-|==(?!.*\\\n    --hash=sha256:[0-9a-f]{64}\b)[\w.]', text, re.M)
+
+def test_doctor_knows_what_was_tested():
+    "Each requirement, from its lower bound to what is locked or a newer one"
+    from packaging.version import Version
+    tested,locked = json.loads((lib/'tested.json').read_text(encoding='utf-8')),lock()
+    assert {k:f'>={low}' for k,(low,_) in tested.items()}=={k:str(o).split(',')[-1] for k,o in settings()[0].items()}
+    assert all(Version(o)<=Version(tested[k][1]) for k in tested for o in locked[k]), 'run `make lock`'
+
 def test_links_of_the_readme_hold_on_pypi(monkeypatch):
     "Each goes to a file of the repository, and to the same one as in the README"
     made = {}
@@ -264,6 +295,6 @@ def test_make_with_odd_variables(tmp_path):
     assert res.returncode and 'VENV= is empty' in res.stderr
     make('-n', 'run', f'DATA=a$(shell touch {tmp_path}/run)b', f'VENV=a$(shell touch {tmp_path}/run)b')
     assert not (tmp_path/'run').exists()
-    for script in ('run','in_step','oldest','venv'):
+    for script in ('run','in_step','oldest','newest','pythons','lock','venv'):
         text = (top/'.ci'/script).read_text(encoding='utf-8')
         assert text.index('unset CDPATH') < text.index('cd "$(dirname')

@@ -1,5 +1,5 @@
 "What the lessons keep of their runs: how long the cells take, and their pictures"
-import json, re
+import json, re, statistics
 from pathlib import Path
 import pytest
 
@@ -25,3 +25,28 @@ def test_cells_that_draw_keep_their_pictures(file):
     for c in json.loads(file.read_text(encoding='utf-8'))['cells']:
         if c['cell_type']=='code' and draws.search(source:=''.join(c['source'])):
             assert any('image/png' in o.get('data', {}) for o in c['outputs']), source
+
+# --- what a reader sees -----------------------------------------------------------------------------------------------
+# A cell that only tests begins with `#| hide`; one whose code is beside the point, such as how a picture is drawn, with
+# `#| code-fold: true`. JupyterLab folds what has the metadata {"jupyter": {"source_hidden": true}}, so both have it
+def source(c): return ''.join(c['source'])
+def folded(c): return bool(re.match(r'#\| (hide|code-fold: true)$', source(c), re.M))
+
+def cells_to_read(cells):
+    "The code that a reader looks at: before the exercises, not folded, and not the library's own, which the next cell shows"
+    end = next(i for i,c in enumerate(cells) if re.search('^## Exercises', source(c), re.M))
+    return [c for c in cells[:end] if c['cell_type']=='code' and not folded(c)
+            and not re.match(r'#\| (export|default_exp)', source(c))]
+
+def lines(c): return sum(bool(o.strip()) for o in source(c).splitlines())
+
+shown = ()   # lessons that show before they assert
+@pytest.mark.parametrize('name', shown)
+def test_ideas_are_seen(name):
+    "Of the cells to read most show a value, a table or a picture, and most are short; what is folded is so in JupyterLab too"
+    cells = json.loads((top/f'nbs/{name}.ipynb').read_text(encoding='utf-8'))['cells']
+    code = cells_to_read(cells)
+    silent = [source(c) for c in code if not c['outputs']]
+    assert len(silent) <= len(code)/4, '\n---\n'.join(silent)
+    assert statistics.median(map(lines, code)) <= 6 and max(map(lines, code)) <= 16
+    for c in cells: assert folded(c)==c['metadata'].get('jupyter', {}).get('source_hidden', False), source(c)

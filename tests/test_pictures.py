@@ -5,6 +5,8 @@ import pytest
 from fastai.vision.all import *
 from resnet_course.kit.drawing import course_style, draw_block, draw_flow, draw_tensors, net_arms, net_flow, net_tensors
 from resnet_course.kit.files import CourseError
+from resnet_course.kit.timing import plot_profiles
+from resnet_course.cli import save_curves
 from resnet_course.kit.results import plot_history
 from resnet_course.pictures import in_words, ladder_rows
 from resnet_course.all import *
@@ -70,3 +72,22 @@ def test_drawings_take_the_style(dark):
         ink,paper = plt.rcParams['text.color'],plt.rcParams['axes.facecolor']
         assert {o.get_color() for o in ax.texts if o.get_text() in 'ab'}=={ink}
         assert ax.lines[1].get_markerfacecolor()==paper and ax.figure.get_facecolor()==matplotlib.colors.to_rgba(paper)
+
+def test_the_command_draws_in_the_style_and_leaves_none(tmp_path):
+    "The curves of a run have the course's colours; matplotlib's settings are then as before"
+    before = dict(plt.rcParams)
+    rec = dict(model='a', history=[dict(epoch=i, valid_loss=1-i/5, accuracy=i/5) for i in range(5)])
+    save_curves([rec], tmp_path/'c.png')
+    assert dict(plt.rcParams)==before and not plt.get_fignums()
+    seen = {'#%02x%02x%02x'%o[:3] for _,o in Image.open(tmp_path/'c.png').convert('RGB').getcolors(2**16)}
+    assert {o.lower() for o in (course_style()['axes.prop_cycle'].by_key()['color'][0], course_style()['text.color'])} <= seen
+
+def test_profiles_have_a_colour_for_loading_and_one_for_the_net():
+    "The shares are in the bars, as far as there is room"
+    a = pd.Series(dict(zip(('decode','collate','forward','backward','validation'), (2.,.1,3.,4.,.9))))
+    with plt.style.context(course_style()):
+        plot_profiles(dict(a=a, b=a/100), xlabel='seconds')
+        ax = plt.gca()
+        hues = [o[0].get_facecolor()[:3] for o in ax.containers]
+    assert hues[0]==hues[1] and hues[2]==hues[3] and len({*hues})==3
+    assert [o.get_text() for o in ax.texts if o.get_text()]==['20%','30%','40%','9%'] and ax.get_xlabel()=='seconds'

@@ -8,7 +8,7 @@ __all__ = ['few_steps', 'hardware', 'versions', 'commit', 'circumstances', 'RunR
 
 # %% ../../nbs/kit/runs.ipynb #2341d329
 import shlex, subprocess
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from fastprogress.fastprogress import format_time
 from filelock import FileLock, Timeout
@@ -223,7 +223,7 @@ def _alone(file):
         for o in (file, beside(file, '.pt'), beside(file, '.safetensors')): sweep(o)
         yield
     finally:
-        Path(lock.lock_file).unlink(missing_ok=True)   # while it is still ours
+        with suppress(PermissionError): Path(lock.lock_file).unlink(missing_ok=True)   # while it is still ours; not on Windows
         lock.release()
 
 # %% ../../nbs/kit/runs.ipynb #d22afe43

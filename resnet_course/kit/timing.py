@@ -10,6 +10,7 @@ __all__ = ['wait', 'step_seconds', 'Clock', 'profile_epoch', 'share_table', 'plo
 import subprocess
 from contextlib import suppress
 from fastai.vision.all import *
+from matplotlib.colors import to_rgba
 from .files import CourseError
 from .costs import same_buffers
 
@@ -92,11 +93,23 @@ def share_table(profiles:dict) -> pd.DataFrame:
     "What share each part has in the profiles, {name: `profile_epoch`}, in percent, as text"
     return pd.DataFrame({k:(o/o.sum()).map('{:.1%}'.format) for k,o in profiles.items()})
 
+def _shades(parts):
+    "Colour and opacity for each part: loading in shades of one colour, the net in those of another, the rest grey"
+    groups = {'C0':[*_loading.values(),'waiting for data'], 'C1':['forward','backward','optimiser']}
+    shade = {o:(c, .9-.65*i/(len(os)-1)) for c,os in groups.items() for i,o in enumerate(os)}
+    return [shade.get(o, ('grey', .3 if o=='validation' else .6)) for o in parts]
+
 def plot_profiles(profiles:dict, **kwargs):
-    "The profiles as bars; `kwargs` go to pandas' `plot.barh`"
+    "The profiles as bars, with the shares of the large parts; `kwargs` go to pandas' `plot.barh`"
     d = pd.DataFrame(profiles).T[::-1]
-    ax = d.plot.barh(stacked=True, figsize=(8,1.2+.4*len(d)), colormap='tab20', **kwargs)
-    ax.legend(fontsize=7, loc='center left', bbox_to_anchor=(1,.5))
+    shades,longest = _shades(d.columns),d.sum(1).max()
+    ax = d.plot.barh(stacked=True, figsize=(10,1.7+.5*len(d)), color=[to_rgba(*o) for o in shades], width=.7, **kwargs)
+    for (_,parts),bars,(_,opacity) in zip(d.items(), ax.containers, shades):
+        words = [f'{o/whole:.0%}' if o>.05*longest else '' for o,whole in zip(parts, d.sum(1))]
+        colour = plt.rcParams['axes.facecolor' if opacity>.6 else 'text.color']
+        ax.bar_label(bars, words, label_type='center', fontsize=10, color=colour)
+    ax.legend(fontsize=10, loc='upper left', bbox_to_anchor=(0,-.5/len(d)-.1), ncols=4)
+
 
 # %% ../../nbs/kit/timing.ipynb #3c02d5c6
 def interleaved(
