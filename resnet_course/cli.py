@@ -65,6 +65,7 @@ def save_curves(records, file:Path):
 
 def _run(runs:dict, out:Path) -> list:
     "The records of `runs`, {model's name: function that trains it into `out`}; prints the table and saves the curves"
+    from resnet_course.kit.ranks import rank
     from resnet_course.kit.results import as_runs, show_table, summary
     records = []
     try:
@@ -72,6 +73,7 @@ def _run(runs:dict, out:Path) -> list:
     except KeyboardInterrupt as e:
         typer.echo(f'\nstopped in {name}; finished runs are in {out}; add --resume to the command to go on', err=True)
         raise typer.Exit(getattr(e, 'code', 130))
+    if rank(): return records   # the first process says and draws it
     res = show_table(summary(as_runs(records)).drop(columns=['spread','seeds']))
     typer.echo(res.to_markdown(tablefmt='simple', colalign=('left', *['right']*res.shape[1]), disable_numparse=True))
     made = 'records and curves.png'
@@ -183,18 +185,23 @@ def train(
     resume:Annotated[bool, _resume]=False,
     overwrite:Annotated[bool, _overwrite]=False,
     precision:Annotated[Optional[str], _precision]=None,
+    scale_batch:Annotated[bool, typer.Option('--scale-batch', help="with N processes, batches N times as large")]=False,
 ):
     "Train a net on photos with a recipe; write the record, the weights and a picture of the curves."
     from resnet_course import recipe as lesson
     from resnet_course.data import course_path
     from resnet_course.kit.photos import data_name
+    from resnet_course.scale import for_many, joined, restarted
     r = lesson.recipe(recipe)
     if model is not None: check_name('model', model, lesson.course_nets)
     _check_run(out or Path('runs'), precision)
     path = course_path(data, (r if size is None else lesson.resized(r, size)).presize)
     out = out or Path('runs')/f'train-{data_name(path)}'
-    run = partial(lesson.train, path, r, model, epochs, size, seed, out, resume, overwrite, precision)
-    _run({model or r.model:run}, out)
+    if scale_batch: r = for_many(r)
+    if restarted(): resume,overwrite = True,False
+    with joined() as cbs:
+        run = partial(lesson.train, path, r, model, epochs, size, seed, out, resume, overwrite, precision, cbs)
+        _run({model or r.model:run}, out)
 
 # %% ../nbs/tools/cli.ipynb #a6a8c79e
 @app.command()

@@ -26,10 +26,10 @@ class AlternatingCrops(PhotoCrops):
     ):
         vars(self).update(vars(crops))
         self.first = np.random.default_rng(seed).random(len(self))<.5
-    def batch(self, idxs, rng):
+    def batch(self, idxs, rng, part=slice(None)):
         view = copy(self)   # batches are made in several threads at once
         view.flip = self.first[idxs]^bool(self.epoch%2)   # for each of them 0 or 1, and so nothing is left to chance
-        return PhotoCrops.batch(view, idxs, rng)
+        return PhotoCrops.batch(view, idxs, rng, part)
 
 # %% ../nbs/14_ingredients.ipynb #b8603407
 class EpochPlan(Callback):
@@ -73,6 +73,7 @@ def _rows(kernel): return kernel.permute(0,2,3,1).flatten(1)   # (nf, ks*ks*ni),
 
 class Muon(FusedAdam):
     "A fastai `Optimizer`: Muon for the kernels of convolutions, scaled to the size of Adam's steps; Adam for the rest"
+    orthogonal = staticmethod(orthogonal)   # may be done elsewhere
     def __init__(self, params, lr, mom=.95, sqr_mom=.99, eps=1e-5, wd=.01):   # the momentum is Jordan's
         super().__init__(params, lr, mom, sqr_mom, eps, wd)
     def update(self, todo):
@@ -93,7 +94,7 @@ class Muon(FusedAdam):
         h = hypers[0]
         torch._foreach_lerp_(averages, grads, 1-h['mom'])
         ahead = torch._foreach_lerp(grads, averages, h['mom'])   # Nesterov's momentum
-        steps = orthogonal(torch.stack([_rows(o).bfloat16() for o in ahead]))
+        steps = self.orthogonal(torch.stack([_rows(o).bfloat16() for o in ahead]))
         scale = _rms*h['lr']*max(steps.shape[1:])**.5
         if do_wd: torch._foreach_mul_(kernels, 1-h['lr']*h['wd'])
         for kernel,step in zip(kernels, steps):

@@ -223,16 +223,18 @@ class PhotoCrops:
     def batch(self,
         idxs, # which
         rng:np.random.Generator, # what crops and mirroring are drawn from
+        part=slice(None), # which of them are made; crops and mirroring are what they are in the whole batch
     ) -> tuple: # `xb` (n, 3, size, size) in channels_last, `yb` (n,) if the labels are known
-        photos = [self[i][0] for i in idxs]
-        h,w = np.array([x.shape[:2] for x in photos]).T
-        boxes = self.crops(h, w, rng).tolist()
-        flips = rng.random(len(idxs))<self.flip
-        x = np.empty((len(idxs),self.size,self.size,3), np.uint8)
+        photos = [self[i][0] for i in idxs[part]]
+        h,w = np.ones((2,len(idxs)), int)   # the others' sizes do not matter: as much is drawn for any size
+        h[part],w[part] = np.array([x.shape[:2] for x in photos]).T
+        boxes = self.crops(h, w, rng)[part].tolist()
+        flips = (rng.random(len(idxs))<self.flip)[part]
+        x = np.empty((len(photos),self.size,self.size,3), np.uint8)
         for i,photo in enumerate(photos): x[i] = _cut(photo, boxes[i], flips[i], self.size)
         if self.normalize: x = _normalize(x)
         xb = torch.from_numpy(x).permute(0,3,1,2)   # a view: the memory keeps its order
-        return TensorImage(xb), *([] if self.labels is None else [TensorCategory(torch.from_numpy(self.labels[idxs]))])
+        return TensorImage(xb), *([] if self.labels is None else [TensorCategory(torch.from_numpy(self.labels[idxs[part]]))])
 
 # %% ../nbs/12_loading.ipynb #d256117a
 @patch
@@ -272,6 +274,7 @@ def _start(f, *args):
 # %% ../nbs/12_loading.ipynb #ee829e32
 class AheadDL(TfmdDL):
     "Batches of `PhotoCrops`, the next `ahead` of them made in threads meanwhile; they depend on `self.rng` alone"
+    part = 0,1   # of each batch: which one, of how many
     def __init__(self, dataset, bs=64, ahead=2, **kwargs):
         self.ahead = ahead
         super().__init__(dataset, bs=bs, **{**kwargs, 'num_workers':0, 'pin_memory':False})   # `sent` pins
@@ -279,16 +282,24 @@ class AheadDL(TfmdDL):
         return super().new(dataset, cls, **{'ahead':self.ahead, **kwargs})
     @property
     def items(self): return L(self.dataset.photos.files[i] for i in self.dataset.items)
-    def _make(self, idxs, rng): return sent(self.dataset.batch(idxs, rng), self.device)
+    def _make(self, idxs, rng):
+        k,n = self.part
+        return sent(self.dataset.batch(idxs, rng, slice(k*len(idxs)//n, (k+1)*len(idxs)//n)), self.device)
+    def _batches(self, idxs):
+        *bs,last = self.chunkify(idxs)
+        if bs and len(last)<self.part[1]: bs[-1] = bs[-1]+last   # too few for all processes
+        else: bs.append(last)
+        return bs
     def create_batches(self, idxs):
         seed,started = self.rng.getrandbits(64),deque()
-        for i,b in enumerate(self.chunkify(idxs)):
+        for i,b in enumerate(self._batches(idxs)):
             started.append(_start(self._make, b, np.random.default_rng([seed,i])))
             if len(started)>self.ahead: yield received(*started.popleft().result())
         while started: yield received(*started.popleft().result())
     def create_item(self, i): return i or 0
     def create_batch(self, idxs): return self.dataset.batch(idxs, np.random.default_rng(0))   # fastai looks at one
     def retain(self, res, b): return res
+    def to_detach(self, b, cpu=True, gather=True): return to_detach(b, cpu, gather=False)   # each process counts its own
 
 # %% ../nbs/12_loading.ipynb #26e14baa
 class _Normalized(Normalize):

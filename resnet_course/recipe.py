@@ -259,6 +259,7 @@ def _check_options(r, n_out, make):
                                    f"pass `replace(recipe, {k}={usual!r})`")
 
 # %% ../nbs/15_recipe.ipynb #4c49aab5
+# long: what can be known before training is checked first, in the order in which it is known
 def train(
     path:Path, # a folder with train/<class>/ and val/<class>/
     r:Recipe, # from `recipe`
@@ -270,6 +271,7 @@ def train(
     resume:bool=False, # keep a finished run, go on from a checkpoint
     overwrite:bool=False, # begin anew where there was a run
     precision:str=None, # as in `fast_learner`
+    cbs=(), # callbacks for the fit, beside the recipe's
     suit:bool=True, # fit a recipe of the course to a small folder, as `suited` does
 ) -> dict: # the run's record
     "Train a net as a recipe says: a record (JSON) and its weights (safetensors), both named <model>-<recipe>-s<seed>"
@@ -297,7 +299,7 @@ def train(
     elif not known: command = command_line('reproduce', file.name)
     return measured_fit(learn, r.epochs, r.lr, file, resume, _choices['schedule'][r.schedule],
         after=partial(_views_and_weights, r), makes=[beside(file, '.safetensors')], model=name, recipe=r.name,
-        size=r.size, seed=seed, settings=asdict(r), command=command, overwrite=overwrite)
+        size=r.size, seed=seed, settings=asdict(r), command=command, overwrite=overwrite, cbs=cbs)
 
 # %% ../nbs/15_recipe.ipynb #9c8ed9d9
 class Trained:

@@ -260,9 +260,10 @@ def test_the_argument_comes_before_the_environment(tmp_path, monkeypatch):
         assert one_line(e, tmp_path/'gone')
 
 def test_an_error_without_a_text(tmp_path, monkeypatch):
+    f = photo(tmp_path/'a.jpg')
     def fails(*args): raise OSError()
     monkeypatch.setattr('PIL.Image.open', fails)
-    with pytest.raises(Exception) as e: Photo.create(tmp_path/'a.jpg')
+    with pytest.raises(Exception) as e: Photo.create(f)
     assert one_line(e, 'a.jpg', '(OSError)')
 
 # --- small pictures, in memory ----------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from fastai.callback.tracker import TrackerCallback
 from .files import CourseError, first_line, load_json, no_file, save_json, write_whole
 from .records import epoch_row, made_on, maybe, misfit, number, whole
 from .identity import alike, check_extra, check_same, plain
+from .ranks import from_first, most, rank, total
 from .stopping import Stops
 
 # %% ../../nbs/kit/checkpoint.ipynb #2cd3e998
@@ -105,11 +106,11 @@ def _counting(learn): return [o for o in learn.cbs if isinstance(o, GradientAccu
 def _gather(ckpt, epoch, iter, rng) -> dict:
     "The state of a run that goes on with batch `iter` of `epoch` and the random states `rng`"
     learn,record,scaler = ckpt.learn,ckpt.run_record,_scaler(ckpt.learn)
-    r = learn.recorder
+    r,(hits,seen) = learn.recorder,total(int(record.hits), record.seen)
     return dict(about=ckpt.about, epoch=epoch, iter=iter, rng=rng, epoch_rng=ckpt.epoch_rng,
         model=learn.model.state_dict(), opt=learn.opt.state_dict(), scaler=scaler.state_dict() if scaler else {},
         recorder=dict({k:getattr(r,k) for k in _recorder}, smooth=(r.smooth_loss.count, r.smooth_loss.val)),
-        history=record.history, spent=time.perf_counter()-record.start, hits=int(record.hits), seen=record.seen,
+        history=record.history, spent=time.perf_counter()-record.start, hits=int(hits), seen=int(seen),
         parts=record.parts, grads=_gradients(learn.model),
         trackers=[{k:v for k,v in vars(o).items() if k in ('best','wait')} for o in _trackers(learn)], counts=[o.count for o in _counting(learn)])
 
@@ -183,7 +184,8 @@ def _skip_to(ckpt, s:dict):
     if not done: return
     # step by step, so that it rounds as fastai's own sum does
     for _ in range(done): learn.pct_train += 1./(len(learn.dl)*learn.n_epoch)
-    record.start,record.hits,record.seen = record.start-s['spent'],s['hits'],s['seen']
+    record.start = record.start-s['spent']
+    if not rank(): record.hits,record.seen = s['hits'],s['seen']   # they are those of all processes
     learn.train_iter = learn.epoch*len(learn.dl) + done
     learn.dl = _Rest(learn.dl, done, lambda: _set_random_states(learn.dls, s['rng']))
 
@@ -237,7 +239,7 @@ class Checkpoint(Callback):
         self.printer,self.saved = self.learn.logger,time.monotonic()
         _one_fit(self)
         check_extra(self.learn.model)
-        self.state = _make_way(self)
+        self.state = from_first(partial(_make_way, self))
         for o in _trackers(self.learn): o.run = not self.state   # they have seen the finished epochs
     def before_epoch(self):
         if self.state and self.epoch < self.state['epoch']:
@@ -252,7 +254,10 @@ class Checkpoint(Callback):
         _skip_to(self, s)
     def after_batch(self):
         if self.training: self.done += 1
-        if self.stops.by or self.stops.save or time.monotonic()-self.saved>60*self.minutes:
+        late = time.monotonic()-self.saved>60*self.minutes
+        by,save,late = most(self.stops.by or 0, self.stops.save, late)   # whichever process was asked
+        self.stops.by = int(by) or None
+        if by or save or late:
             self.save(self.epoch, self.done, _random_states(self.dls) if self.training else self.trained_rng)
         self.stops.obey()
     def after_train(self): self.trained_rng = _random_states(self.dls)
@@ -267,6 +272,9 @@ class Checkpoint(Callback):
     def save(self, epoch, iter, rng):
         "One that cannot be written is said once, and tried again the next time: the run goes on"
         state,self.stops.save = plain(_gather(self, epoch, iter, rng)),False
+        if rank():
+            self.saved = time.monotonic()
+            return
         try:
             with write_whole(self.file, 'wb') as f:
                 _write(state, f)

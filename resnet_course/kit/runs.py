@@ -21,6 +21,7 @@ from .costs import copied
 from .photos import data_card
 from .identity import checked_about, check_run, check_same, in_json, net_macs, net_start, run_setup
 from .stopping import Stops
+from .ranks import from_first, rank, together, total, world
 from .checkpoint import Checkpoint, first_batch, one_before, one_fit_only, only_looking
 
 # %% ../../nbs/kit/runs.ipynb #58775120
@@ -55,7 +56,8 @@ def _workers(dl): return getattr(getattr(dl, 'fake_l', dl), 'num_workers', 0)   
 def circumstances(dls:DataLoaders) -> dict:
     "What a run is made with here: hardware, versions, commit, processes that load photos, and whether there is a C compiler"
     compiler = shlex.split(os.environ.get('CC') or 'cc')[0]
-    return dict(hardware=hardware(dls.device), versions=versions(), commit=commit(), workers=_workers(dls.train),
+    many = dict(processes=world()) if together() else {}
+    return dict(many, hardware=hardware(dls.device), versions=versions(), commit=commit(), workers=_workers(dls.train),
                 compiler=shutil.which(compiler) is not None)
 
 def _flat(made): return {**made['hardware'], **made['versions'], **{k:o for k,o in made.items() if not isinstance(o, dict)}}
@@ -95,7 +97,8 @@ class RunRecord(Callback):
     def after_epoch(self):
         if not len(self.learn.final_record): return   # an epoch that a resumed run skips
         row = {k:in_json(float(v) if isinstance(v, int) else v) for k,v in zip(self.recorder.metric_names[1:], self.learn.final_record)}
-        row['train_accuracy'] = int(self.hits)/self.seen
+        hits,seen = total(int(self.hits), self.seen)
+        row['train_accuracy'] = hits/seen
         self.history.append(dict(epoch=self.epoch, **row, seconds=round(time.perf_counter()-self.start, 2)))
         if None in (row.get('train_loss', 0), row.get('valid_loss', 0)): self.diverged(epoch=self.epoch)
         self.write()
@@ -107,6 +110,7 @@ class RunRecord(Callback):
                           f"anew with a lower learning rate{' or in fp32' if self.precision!='fp32' else ''}")
     def write(self):
         "One that cannot be written is said once, and tried again after the next epoch: the run goes on"
+        if rank(): return
         try: save_json(self.file, self.record())
         except OSError as e:
             if not self.unwritten: print(f"{self.file} could not be written ({e.strerror or e}): the run goes on, and tries again")
@@ -223,6 +227,9 @@ def _sweep_locks(folder, age=3600):
 @contextmanager
 def _alone(file):
     "Only one process at a time is at the run of the record `file`; what killed ones have left of theirs is swept away"
+    if rank():   # the first process has the lock for all
+        yield
+        return
     lock = FileLock(file.with_name(f'.{file.name}.lock'))
     try: lock.acquire(timeout=0)
     except Timeout: raise CourseError(f"{file}: another process is at this run; wait for it, or name another folder") from None
@@ -236,18 +243,19 @@ def _alone(file):
         lock.release()
 
 # %% ../../nbs/kit/runs.ipynb #d22afe43
-def _measured(learn, epochs, lr, file, resume, fit, after, makes, minutes, about, stops):
+def _measured(learn, epochs, lr, file, resume, fit, after, makes, cbs, minutes, about, stops):
     "The run of `measured_fit`, once it is alone"
     about = dict(name=file.name.removesuffix('.json'), **about, data=data_card(learn.dls),
                  **_seen(learn, fit, about['size'], file, resume))
-    there = _there(file, dict(about, epochs=epochs, precision=learn.precision)) if resume else {}
-    if there.get('complete') and all(o.exists() for o in makes): return there
+    there = from_first(lambda: _there(file, dict(about, epochs=epochs, precision=learn.precision)) if resume else {})
+    if there.get('complete') and from_first(lambda: all(o.exists() for o in makes)): return there
     if len(there.get('history', ()))<epochs: _announce(learn, epochs, about)
     record = RunRecord(file, after is not None, **about)
     stops.patient = True
-    fit(learn, epochs, lr, cbs=[record, Checkpoint(beside(file, '.pt'), resume, record, stops, epochs, makes, minutes)])
+    fit(learn, epochs, lr, cbs=[*cbs, record, Checkpoint(beside(file, '.pt'), resume, record, stops, epochs, makes, minutes)])
     stops.patient = False
     stops.obey()   # it came after the last batch
+    if rank(): return record.record()   # the first process does what is left
     if record.unwritten: save_json(file, record.record())
     rec = load_json(file)
     if stopped:=len(rec['history'])<epochs:
@@ -270,6 +278,7 @@ def measured_fit(
     after=None, # called with learner, record and `file` once the net is trained; may return the record with more in it
     makes=(), # files that `after` makes; without them a run is not finished
     overwrite:bool=False, # begin anew where there was a run
+    cbs=(), # callbacks for this fit
     minutes:float=5, # from one checkpoint to the next, within an epoch
     **about # what the record says besides: command, model, recipe, size, seed ...
 ) -> dict: # the run's record, as written to `file`
@@ -279,8 +288,8 @@ def measured_fit(
     epochs,lr = [o.item() if isinstance(o, (np.generic,Tensor)) and o.ndim==0 else o for o in (epochs,lr)]
     about = checked_about(dict(about, lr=lr))
     check_run(epochs, about.get('seed', 0), file.parent)
-    check_free(file, resume, overwrite)
+    from_first(lambda: check_free(file, resume, overwrite))
     if getattr(fit, 'func', fit) is Learner.fine_tune: raise CourseError(one_fit_only.format(file, epochs))
     file.parent.mkdir(parents=True, exist_ok=True)
     with _alone(file), Stops(patient=False) as stops:
-        return _measured(learn, epochs, lr, file, resume, fit, after, makes, minutes, about, stops)
+        return _measured(learn, epochs, lr, file, resume, fit, after, makes, cbs, minutes, about, stops)

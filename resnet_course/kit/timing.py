@@ -102,10 +102,10 @@ def _shades(parts):
 def plot_profiles(profiles:dict, **kwargs):
     "The profiles as bars, with the shares of the large parts; `kwargs` go to pandas' `plot.barh`"
     d = pd.DataFrame(profiles).T[::-1]
-    shades,longest = _shades(d.columns),d.sum(1).max()
+    shades,longest = _shades(d.columns),d.sum(axis=1).max()
     ax = d.plot.barh(stacked=True, figsize=(10,1.7+.5*len(d)), color=[to_rgba(*o) for o in shades], width=.7, **kwargs)
     for (_,parts),bars,(_,opacity) in zip(d.items(), ax.containers, shades):
-        words = [f'{o/whole:.0%}' if o>.05*longest else '' for o,whole in zip(parts, d.sum(1))]
+        words = [f'{o/whole:.0%}' if o>.05*longest else '' for o,whole in zip(parts, d.sum(axis=1))]
         colour = plt.rcParams['axes.facecolor' if opacity>.6 else 'text.color']
         ax.bar_label(bars, words, label_type='center', fontsize=10, color=colour)
     ax.legend(fontsize=10, loc='upper left', bbox_to_anchor=(0,-.5/len(d)-.1), ncols=4)

@@ -1,0 +1,45 @@
+"What each process of a run does in test_scale.py: `torchrun scale_worker.py JOB FILE`; the first one writes what came of it"
+import sys, warnings
+warnings.simplefilter('ignore')
+from fastai.vision.all import *
+from resnet_course.data import course_path
+from resnet_course.kit.files import CourseError
+from resnet_course.kit.ranks import from_first, gathered, most, rank, together, total
+from resnet_course.recipe import recipe, recipe_learner, replace
+from resnet_course.scale import joined, shared_out
+
+def refuse(): raise CourseError('the first process has found nothing')
+
+def talk(cbs):
+    try: from_first(refuse)
+    except CourseError as e: error = str(e)
+    return dict(together=together(), first=from_first(lambda: rank()), most=most(rank(), -rank()), total=total(1, rank()),
+                errors=gathered(error), ranks=gathered(rank()))
+
+class FirstStep(Callback):
+    "Keeps the first step's loss and gradients, and ends the fit after a few"
+    order = 70
+    def before_step(self):
+        if self.iter==0: self.grads,self.first = {n:p.grad.clone() for n,p in self.model.named_parameters()},self.loss.item()
+    def after_batch(self):
+        if self.training and self.iter==2: raise CancelTrainException
+
+def step(cbs, **changes):
+    learn = recipe_learner(course_path('sample'), replace(recipe('tiny'), **changes), 42, None, 'fp32')
+    learn.add_cb(FirstStep())
+    with learn.no_bar(): learn.fit(1, 1e-3, cbs=cbs)
+    weights = torch.cat([o.detach().flatten().double() for o in learn.model.state_dict().values()])
+    probs,targs = learn.get_preds()
+    return dict(grads=learn.first_step.grads, loss=learn.first_step.first, sums=gathered((weights.sum().item(), weights.norm().item())),
+                said=list(learn.recorder.values[-1][-2:]), whole=[F.nll_loss(probs.log(), targs).item(), accuracy(probs, targs).item()],
+                parts=[dl.part for dl in learn.dls.loaders], kinds=[type(m).__name__ for m in learn.model.modules()])
+
+def share(cbs):
+    x = torch.arange(15.).view(5,3)
+    return dict(rows=gathered(shared_out(lambda o: o*2+1, x)) if together() else [x*2+1])
+
+jobs = dict(talk=talk, step=partial(step, opt='sgd', smoothing=0.), muon=partial(step, smoothing=0.), share=share)
+if __name__=='__main__':
+    with joined() as cbs:
+        res = jobs[sys.argv[1]](cbs)
+        if rank()==0: torch.save(res, sys.argv[2])
