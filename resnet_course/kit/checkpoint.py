@@ -114,6 +114,7 @@ def _gather(ckpt, epoch, iter, rng) -> dict:
         parts=record.parts, grads=_gradients(learn.model),
         trackers=[{k:v for k,v in vars(o).items() if k in ('best','wait')} for o in _trackers(learn)], counts=[o.count for o in _counting(learn)])
 
+# %% ../../nbs/kit/checkpoint.ipynb #0c67e8ad
 def _put_back(ckpt, s:dict):
     "Put the state `s` back into the learner and the record"
     learn,scaler = ckpt.learn,_scaler(ckpt.learn)
@@ -162,6 +163,7 @@ def _misfit_of(opt, sd) -> str:
     if any(a.shape!=b.shape for one,two in slow for a,b in zip(one, two, strict=True)): return "opt['slow_weights']"
     return misfit(sd['hypers'], [{k:(int,float) for k in opt.hypers[0]}], "opt['hypers']") if 'hypers' in sd else ''
 
+# %% ../../nbs/kit/checkpoint.ipynb #49354749
 def _check_fits(ckpt, s):
     "Raises `CourseError` unless the state `s` is of the net, the optimiser, the epochs and the batches of `ckpt`"
     net,dls = ckpt.learn.model,ckpt.learn.dls
