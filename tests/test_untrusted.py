@@ -102,6 +102,9 @@ wrong = dict(iter=put(iter=10**9), before=put(iter=-1), epoch=put(epoch='one'), 
     position=lambda s: s['rng'].update(numpy=(*s['rng']['numpy'][:2], 10**6, *s['rng']['numpy'][3:])), gradients=put(grads=[torch.zeros(3)]),
     recorder=lambda s: s['recorder'].update(losses='none'), parts=put(parts=[]), nothing=lambda s: [s.pop(k) for k in list(s) if k!='about'])
 
+class Untrained(Callback):
+    def before_batch(self): raise AssertionError('trained')
+
 @pytest.mark.parametrize('change', wrong.values(), ids=wrong)
 def test_wrong_contents(drawn, stopped, tmp_path, change):
     "Are noticed before anything is trained or deleted"
@@ -110,7 +113,7 @@ def test_wrong_contents(drawn, stopped, tmp_path, change):
     change(state)
     torch.save(state, ckpt)
     before = {o.name:o.read_bytes() for o in tmp_path.ls()}
-    with pytest.raises(Exception) as e: fit(drawn, file, resume=True, cbs=[CtrlC('before_batch', 0)])
+    with pytest.raises(Exception) as e: fit(drawn, file, resume=True, cbs=[Untrained()])
     assert one_line(e, ckpt, 'not a complete checkpoint', 'delete it', 'another folder')
     assert {o.name:o.read_bytes() for o in tmp_path.ls()}==before
 

@@ -131,7 +131,7 @@ def _put_back(ckpt, s:dict):
     for p,g in zip(learn.model.parameters(), s['grads']): p.grad = None if g is None else g.to(p.device)
     for o,n in zip(_counting(learn), s['counts']): o.count = n
     for o in _trackers(learn): o.run = True
-    for o,kept in zip(_trackers(learn), s.get('trackers', ())): vars(o).update(kept)
+    for o,kept in zip(_trackers(learn), s.get('trackers') or ()): vars(o).update(kept)
 
 # %% ../../nbs/kit/checkpoint.ipynb #3ef40db4
 def _like(*tensors):
