@@ -10,9 +10,9 @@ import zipfile
 from contextlib import contextmanager
 from fastai.vision.all import *
 from fastai.callback.tracker import TrackerCallback
-from .files import CourseError, first_line, load_json, no_file, save_json, write_whole
+from .files import CourseError, first_line, load_json, open_file, save_json, write_whole
 from .records import epoch_row, made_on, maybe, misfit, number, whole
-from .identity import alike, check_extra, check_same, plain
+from .identity import alike, check_extra, check_same, in_tensors
 from .ranks import from_first, most, rank, total
 from .stopping import Stops
 
@@ -70,11 +70,12 @@ def _no_checkpoint(file, why):
 
 def _read_state(file):
     try:
-        if odd:=no_file(file): raise OSError(odd)
-        with zipfile.ZipFile(file) as z:
-            if any(o.compress_type for o in z.infolist()): raise zipfile.BadZipFile   # PyTorch packs nothing
-            if z.testzip(): raise zipfile.BadZipFile   # a checksum for each part, which PyTorch does not look at
-        state = torch.load(file, weights_only=True, map_location='cpu')
+        with open_file(file) as f:
+            with zipfile.ZipFile(f) as z:
+                if any(o.compress_type for o in z.infolist()): raise zipfile.BadZipFile   # PyTorch packs nothing
+                if z.testzip(): raise zipfile.BadZipFile   # a checksum for each part, which PyTorch does not look at
+            f.seek(0)
+            state = torch.load(f, weights_only=True, map_location='cpu')
         alike(state['about'])
         return state
     except Exception as e: raise _no_checkpoint(file, type(e).__name__) from None
@@ -258,10 +259,10 @@ class Checkpoint(Callback):
         if self.training: self.done += 1
         late = time.monotonic()-self.saved>60*self.minutes
         by,save,late = most(self.stops.by or 0, self.stops.save, late)   # whichever process was asked
-        self.stops.by = int(by) or None
+        if by: self.stops.by = int(by)   # else one may have come since
         if by or save or late:
             self.save(self.epoch, self.done, _random_states(self.dls) if self.training else self.trained_rng)
-        self.stops.obey()
+        if by: self.stops.obey()
     def after_train(self): self.trained_rng = _random_states(self.dls)
     def after_epoch(self):
         if not len(self.learn.final_record):
@@ -273,7 +274,7 @@ class Checkpoint(Callback):
         if not self.run_record.file.exists(): self.run_record.write()
     def save(self, epoch, iter, rng):
         "One that cannot be written is said once, and tried again the next time: the run goes on"
-        state,self.stops.save = plain(_gather(self, epoch, iter, rng)),False
+        state,self.stops.save = in_tensors(_gather(self, epoch, iter, rng)),False
         if rank():
             self.saved = time.monotonic()
             return
