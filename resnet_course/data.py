@@ -8,7 +8,7 @@ __all__ = ['n_workers', 'get_data', 'batch_for', 'run_settings', 'imagenette_on_
 # %% ../nbs/01_data.ipynb #b36ea54a
 from torchvision.datasets import FashionMNIST
 from fastai.vision.all import *
-from .kit.files import check_batch, check_size, CourseError, first_line, shared_memory, testing
+from .kit.files import check_batch, check_size, CourseError, fastai_folder, first_line, shared_memory, testing
 from .kit.photos import check_folder, class_of, Photo, photo_files, photos_by_class, sample_card
 from .kit.sample import make_sample
 
@@ -79,7 +79,7 @@ def _urls(presize):
 def imagenette_on_disk(presize:int=160):
     """The smallest of fastai's copies of Imagenette on this disk that has `presize` pixels, or None. Raises
     `CourseError` for one that was not unpacked to the end"""
-    found = first(f for u in _urls(presize) if os.path.isdir(f:=fastai_path('data')/Path(u).stem))
+    found = first(f for u in _urls(presize) if os.path.isdir(f:=fastai_folder()/Path(u).stem))
     return found and _whole(found, 13394, "Imagenette's")
 
 def _whole(path, n, whose):
@@ -122,7 +122,7 @@ def _download(what, get, way_out):
 def _drawn(tiny, **kwargs):
     "The sample, in fastai's folder; under test the tiny one"
     if testing(): kwargs = tiny
-    return make_sample(fastai_path('data')/'-'.join([_sample, *map(str, kwargs.values())]), **kwargs)
+    return make_sample(fastai_folder()/'-'.join([_sample, *map(str, kwargs.values())]), **kwargs)
 
 def _small_set(name):
     "The folder or zip that the set's variable names, else drawn pictures if asked for, else a copy here or a download"
@@ -141,7 +141,7 @@ def _small_set(name):
         return _whole(path, 60000, "CIFAR-10's")
     if name=='fashion':
         if _debian_fashion.is_dir(): return _debian_fashion
-        own = fastai_path('data')/'fashion-mnist'
+        own = fastai_folder()/'fashion-mnist'
         _download('Fashion-MNIST', lambda _: FashionMNIST(own, download=True), f"set {var} to the folder of its files")
         return own
     raise CourseError("the hand signs cannot be downloaded by the course: get the digits 0 to 5 from "

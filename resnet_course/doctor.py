@@ -10,7 +10,7 @@ import errno, os, platform, shutil
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 import resnet_course
-from .kit.files import CourseError, first_line, load_json
+from .kit.files import CourseError, fastai_folder, first_line, load_json
 
 # %% ../nbs/tools/doctor.ipynb #d0c70a05
 def said(e):
@@ -35,9 +35,8 @@ def cannot_write(folder):
 # %% ../nbs/tools/doctor.ipynb #d0c70a11
 def _data_folder():
     "Where fastai keeps data sets, and why there is no such folder: asking for it makes it, if this home is yours"
-    from resnet_course.data import fastai_path
-    try: return fastai_path('data'),None
-    except (OSError, RuntimeError) as e:
+    try: return fastai_folder(),None
+    except (CourseError, OSError, RuntimeError) as e:
         home = Path(os.path.expanduser(os.environ.get('FASTAI_HOME') or '~/.fastai'))
         return home/'data',getattr(e, 'strerror', None) or first_line(e).rstrip('.')
 

@@ -10,7 +10,7 @@ import zipfile
 from contextlib import contextmanager
 from fastai.vision.all import *
 from fastai.callback.tracker import TrackerCallback
-from .files import CourseError, first_line, load_json, open_file, save_json, write_whole
+from .files import CourseError, first_line, load_json, no_room, open_file, save_json, write_whole
 from .records import epoch_row, made_on, maybe, misfit, number, whole
 from .identity import alike, check_extra, check_same, in_tensors
 from .ranks import from_first, most, rank, total
@@ -78,7 +78,7 @@ def _read_state(file):
             state = torch.load(f, weights_only=True, map_location='cpu')
         alike(state['about'])
         return state
-    except Exception as e: raise _no_checkpoint(file, type(e).__name__) from None
+    except Exception as e: raise no_room(e) or _no_checkpoint(file, type(e).__name__) from None
 
 def _load_state(file) -> dict: # None where there is no checkpoint
     "The state in `file`, or in the one before. Raises `CourseError` unless a run of the course has left it there"
@@ -123,7 +123,7 @@ def _put_back(ckpt, s:dict):
         if s['scaler'] and scaler: scaler.load_state_dict(s['scaler'])
         learn.model.load_state_dict(s['model'])
         learn.opt.load_state_dict(to_device(s['opt'], learn.dls.device))   # fastai leaves it where it was saved
-    except Exception as e: raise _no_checkpoint(ckpt.file, f'{type(e).__name__}: {first_line(e)}') from None
+    except Exception as e: raise no_room(e) or _no_checkpoint(ckpt.file, f'{type(e).__name__}: {first_line(e)}') from None
     r = learn.recorder
     for k in _recorder: setattr(r, k, s['recorder'][k])
     r.smooth_loss.count,r.smooth_loss.val = s['recorder']['smooth']

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['plain', 'tell', 'CourseError', 'first_line', 'no_room', 'testing', 'open_file', 'write_whole', 'sweep', 'save_json',
-           'strict_json', 'load_json', 'check_name', 'shared_memory', 'AtOnce', 'threads', 'pool', 'check_size',
-           'check_batch']
+           'strict_json', 'load_json', 'fastai_folder', 'check_name', 'shared_memory', 'AtOnce', 'threads', 'pool',
+           'check_size', 'check_batch']
 
 # %% ../../nbs/kit/files.ipynb #1d4cdcf3
-import difflib, errno, json, math, multiprocessing, operator, os, re, secrets, shutil, stat, sys, threading, time, unicodedata
+import configparser, difflib, errno, json, math, multiprocessing, operator, os, re, secrets, shutil, stat, sys, threading, time
+import unicodedata
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -93,8 +94,8 @@ def sweep(folder:Path, names=(), age:float=3600):
 
 # %% ../../nbs/kit/files.ipynb #41c441c0
 def save_json(path:Path, obj):
-    "Write `obj` to `path` as JSON: a complete file, or none"
-    with write_whole(path) as f: f.write(json.dumps(obj, indent=1, ensure_ascii=False)+'\n')
+    "Write `obj` to `path` as JSON: a complete file, or none. Raises `ValueError` for nan and infinity, which JSON has not"
+    with write_whole(path) as f: f.write(json.dumps(obj, indent=1, ensure_ascii=False, allow_nan=False)+'\n')
 
 # %% ../../nbs/kit/files.ipynb #07efb7d4
 def _depth(o):
@@ -111,20 +112,36 @@ def strict_json(text, most:int=2**24):
     if len(text)>most: raise ValueError(f"it has more than {most} bytes")
     try:
         res = json.loads(text, object_pairs_hook=once, parse_float=finite, parse_constant=finite)
-        if _depth(res)<100: return res
-    except RecursionError: pass
-    raise ValueError("it is nested too deeply")
+        if _depth(res)>=100: raise RecursionError
+        json.dumps(res, ensure_ascii=False).encode()   # half a character could not be written again
+        return res
+    except RecursionError: raise ValueError("it is nested too deeply") from None
 
-def load_json(path:Path) -> dict: # empty where there is no file
+def load_json(
+    path:Path,
+    kind:str='a complete record', # what it should be
+    way_out:str='delete it, or write to another folder',
+) -> dict: # empty where there is no file
     "What `save_json` wrote. Raises `CourseError` for a file that holds something else, and for what is no file"
     try:
         with open_file(path) as f: res = strict_json(f.read(2**24+1))
         if isinstance(res, dict): return res
         why = f'a {type(res).__name__}'
     except FileNotFoundError: return {}
-    except OSError as e: why = e.strerror or first_line(e)
-    except ValueError as e: why = first_line(e)
-    raise CourseError(f"{path} is not a complete record ({why}): delete it, or write to another folder") from None
+    except (OSError, ValueError) as e: why = getattr(e, 'strerror', None) or first_line(e)
+    raise CourseError(f"{path} is not {kind} ({why}): {way_out}") from None
+
+# %% ../../nbs/kit/files.ipynb #2a90a8d9
+def fastai_folder(what:str='data') -> Path: # such as ~/.fastai/data; it need not be there yet
+    "fastai's folder for data. Raises `CourseError` for a config.ini that is damaged, `OSError` where none can be made"
+    from fastai.data.external import fastai_path
+    file = Path(os.path.expanduser(os.environ.get('FASTAI_HOME') or '~/.fastai'))/'config.ini'
+    try:
+        with suppress(FileNotFoundError, PermissionError): open_file(file).close()
+        if '\0' not in str(path:=fastai_path(what) or '\0'): return path
+        why = f'it names no folder for {what}'
+    except (configparser.Error, ValueError) as e: why = first_line(e)
+    raise CourseError(f"{file} cannot be used ({why}): delete it, and fastai writes it anew")
 
 # %% ../../nbs/kit/files.ipynb #b184d121
 def check_name(what:str, name:str, known):
