@@ -12,7 +12,7 @@ from collections import deque
 from contextlib import suppress
 from fastai.vision.all import *
 from concurrent.futures import ThreadPoolExecutor   # after fastai, which has another
-from .kit.files import (check_batch, check_size, CourseError, fastai_folder, open_file, pool, strict_json, sweep,
+from .kit.files import (check_batch, check_size, CourseError, fastai_folder, open_file, strict_json, sweep,
                                      write_whole)
 from .kit.arrays import PhotoLoaders
 from .kit.gpu import received, sent
@@ -31,10 +31,6 @@ class PhotoFiles:
 # %% ../nbs/12_loading.ipynb #ae30eefa
 _mark = b'photos 2'   # the last bytes of a complete cache; before them 8 bytes with the index's length, and the index
 
-def _sums(photos):
-    "A checksum of each photo's pixels"
-    with pool(num_cpus()) as ex: return [*ex.map(zlib.crc32, photos)]
-
 class PhotoCache:
     "The same photos from a cache file, mapped into memory. Raises `ValueError` if it is spoiled or not of `about`"
     def __init__(self,
@@ -42,20 +38,24 @@ class PhotoCache:
         about:dict, # what it must be made of
         files=(), # the photos' paths
     ):
-        with open_file(file) as f: x = np.asarray(np.memmap(f, np.uint8, 'r'))
-        if x[-8:].tobytes()!=_mark: raise ValueError(f'{file} is incomplete')
-        index_size = int.from_bytes(x[-16:-8].tobytes(), 'little')
-        pixels_end = max(len(x)-16-index_size, 0)
-        index = strict_json(x[pixels_end:-16].tobytes(), most=2**31)
-        if index['about']!=about: raise ValueError(f'{file} is of other photos')
+        with open_file(file) as f:
+            x = np.asarray(np.memmap(f, np.uint8, 'r'))
+            if x[-8:].tobytes()!=_mark: raise ValueError(f'{file} is incomplete')
+            index_size = int.from_bytes(x[-16:-8].tobytes(), 'little')
+            pixels_end = max(len(x)-16-index_size, 0)
+            index = strict_json(x[pixels_end:-16].tobytes(), most=2**31)
+            if index['about']!=about: raise ValueError(f'{file} is of other photos')
 
-        self.file,self.pixels,self.sizes = file,x,index['sizes']
+            sizes = np.array(index['sizes'])   # of whole numbers, two for each photo, none of them large
+            fine = sizes.dtype.kind=='i' and sizes.shape[1:]==(2,) and 0<sizes.min()<=sizes.max()<2**20
+            if not fine or len(sizes)!=len(files or sizes): raise ValueError(f'{file} is spoiled')
+            in_bytes = sizes.prod(1)*3
+            if in_bytes.sum()!=pixels_end: raise ValueError(f'{file} is incomplete')
+            f.seek(0)   # read, not mapped: it passes through little memory
+            if [zlib.crc32(f.read(n)) for n in in_bytes.tolist()]!=index['sums']: raise ValueError(f'{file} is spoiled')
+
+        self.file,self.pixels,self.sizes,self.ends = file,x,index['sizes'],in_bytes.cumsum().tolist()
         self.files,self.presize = files,about.get('presize')
-        sizes = np.array(self.sizes)   # of whole numbers, two for each photo, none of them large
-        fine = sizes.dtype.kind=='i' and sizes.shape[1:]==(2,) and 0<sizes.min()<=sizes.max()<2**20
-        self.ends = (sizes.prod(1)*3).cumsum().tolist() if fine else [0]
-        if self.ends[-1]!=pixels_end: raise ValueError(f'{file} is incomplete')
-        if _sums(self)!=index['sums']: raise ValueError(f'{file} is spoiled')
     def __len__(self): return len(self.sizes)
     def __getitem__(self, i):
         h,w = self.sizes[i]

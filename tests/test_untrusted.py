@@ -1,13 +1,23 @@
 """Files that anybody may have written: whatever is in them, a reader does its work, or says in one line which file it is.
 RESNET_COURSE_FUZZ sets how many spoiled files each reader gets"""
 import os, random, socket
-import pytest, torch
+import pytest, torch, resnet_course
+from safetensors.torch import load_file, save_file
 from fastai.vision.all import *
+from fastai.data.external import fastai_cfg
+from dataclasses import asdict   # after fastai, which has another
+from resnet_course import check, doctor, landscape, learn as lessons
+from resnet_course.again import finished_run
+from resnet_course.data import run_settings
+from resnet_course.fcn import get_fcn
 from resnet_course.kit import checkpoint
-from resnet_course.kit.files import CourseError, load_json, save_json, sweep, write_whole
+from resnet_course.kit.files import CourseError, fastai_folder, load_json, save_json, sweep, write_whole
+from resnet_course.kit.photos import data_name
 from resnet_course.kit.records import load_record
 from resnet_course.kit.results import plot_history, results, summary
-from resnet_course.kit.runs import measured_fit
+from resnet_course.kit.runs import measured_fit, record_file
+from resnet_course.kit.weights import load_weights, read_weights, save_weights, says
+from resnet_course.recipe import load_trained, Recipe, recipe, recipe_from
 from conftest import CtrlC, one_line, tiny_learner
 
 many = int(os.environ.get('RESNET_COURSE_FUZZ', 150))
@@ -50,6 +60,125 @@ def test_a_spoiled_record(tmp_path, seed):
         runs = results(tmp_path)
         if len(runs): summary(runs)
     for read in (lambda: load_json(file), lambda: load_record(file), tables): assert accepted(file, read)
+
+def spoil(data, seed):
+    "The bytes of a file, of which some are others; of JSON every second time a value is"
+    rng = random.Random(seed)
+    try: said = json.loads(data) if seed%2 else None
+    except ValueError: said = None
+    return json.dumps(other_value(said, rng)).encode() if said else other_bytes(data, rng)
+
+def spoiled(file, data, read, seeds=range(many)):
+    "Is each spoiled version of `data` read from `file`, or refused in one line?"
+    for seed in seeds:
+        file.write_bytes(spoil(data, seed))
+        assert accepted(file, read), seed
+
+@pytest.mark.parametrize('which', ['ladder/fcn-chapter14-s42', 'recipe/resnet18-imagenette-5ep-s42'])
+def test_a_spoiled_record_is_not_reproduced(tmp_path, which):
+    def read():
+        rec,kind,_ = finished_run(file)
+        if kind=='train': recipe_from(rec['settings'], file)
+    file = tmp_path/'a.json'
+    spoiled(file, (recorded.parent.parent/f'{which}.json').read_bytes(), read)
+
+def test_a_spoiled_sample_card(tmp_path):
+    def read():
+        sizes = run_settings(tmp_path)
+        assert all(isinstance(o, int) for o in sizes.values()) and isinstance(data_name(tmp_path), str)
+    spoiled(tmp_path/'sample.json', json.dumps(dict(n_train=48, n_val=24, size=32, seed=1)).encode(), read)
+
+def test_a_spoiled_progress(tmp_path, monkeypatch):
+    monkeypatch.setenv('RESNET_COURSE_PROGRESS', str(file:=tmp_path/'mine.json'))
+    spoiled(file, json.dumps(dict(resblock='2026-11-29 10:00', fcn='2026-11-28 09:00', guesses=dict(gamma=.5))).encode(), check.progress)
+
+def test_a_spoiled_config(tmp_path, monkeypatch):
+    monkeypatch.setenv('FASTAI_HOME', str(tmp_path))
+    def read():
+        fastai_cfg.cache_clear()   # fastai reads it once
+        os.path.exists(fastai_folder()/'a')
+    try: spoiled(tmp_path/'config.ini', b'[DEFAULT]\ndata = data\narchive = archive\nstorage = tmp\nmodel = %(data)s\n', read)
+    finally:
+        monkeypatch.undo()
+        fastai_cfg.cache_clear()
+
+def test_a_spoiled_list_of_versions(tmp_path, monkeypatch):
+    monkeypatch.setattr(resnet_course, '__file__', str(tmp_path/'__init__.py'))
+    spoiled(tmp_path/'tested.json', (recorded.parents[2]/'resnet_course/tested.json').read_bytes(), lambda: list(doctor._untested()))
+
+def test_a_spoiled_surface(tmp_path):
+    what = dict(xs=[-1.,0.,1.], ys=[0.], images=4)
+    rec = dict(model='fcn', complete=False, surface=dict(what, losses=[[1.,2.,None]], seconds=1.))
+    file = tmp_path/'a.json'
+    def read():
+        if there:=landscape._begun(file, dict(model='fcn'), what): assert len(there['surface']['losses'][0])==3
+    spoiled(file, json.dumps(rec).encode(), read)
+
+def test_spoiled_lessons(tmp_path, monkeypatch):
+    "A reader's notebook is kept as it is, beside the new one; what was noted of it is asked to be deleted"
+    why = Path('nbs/00_why.ipynb')
+    monkeypatch.setattr(lessons, 'course_files', lambda home: [why])
+    lessons.bring(tmp_path/'mine')
+    def bring(): lessons.bring(tmp_path/'mine')
+    for file in (tmp_path/'mine'/why, tmp_path/'mine'/lessons.course_mark):
+        data = file.read_bytes()
+        spoiled(file, data, bring, range(many//10))
+        file.write_bytes(data)
+
+base = Recipe('test', model='fcn', epochs=1, size=32, presize=40, bs=16)
+def saved(file): return save_weights(file, net:=get_fcn(2), recipe=asdict(base), classes=['a','b'], says=says(net, 32))
+
+@pytest.mark.parametrize('digest', [True, False])
+def test_spoiled_weights(tmp_path, digest):
+    "With a digest, and with one that whoever changed it has left out"
+    saved(file:=tmp_path/'a.safetensors')
+    data,(said,weights) = file.read_bytes(),read_weights(file)
+    about = json.loads(said['resnet_course'])
+    if not digest: del about['sha256']
+    for seed in range(many//3):
+        rng = random.Random(seed)
+        if seed%3==0: file.write_bytes(other_bytes(data, rng))
+        elif seed%3==1: file.write_bytes(other_bytes(data[:1500], rng) + data[1500:])   # what it says of itself
+        else: save_file(weights, file, dict(resnet_course=json.dumps(other_value(about, rng))))
+        assert accepted(file, lambda: load_trained(file)), seed
+
+def test_a_flipped_bit_of_weights(tmp_path):
+    sha256 = saved(file:=tmp_path/'a.safetensors')
+    data = file.read_bytes()
+    assert json.loads(read_weights(file)[0]['resnet_course'])['sha256']==sha256 and load_trained(file).classes==['a','b']
+    for at in (-1, -1000, len(data)//2):
+        other = bytearray(data)
+        other[at] ^= 1
+        file.write_bytes(other)
+        with pytest.raises(Exception) as e: load_trained(file)
+        assert one_line(e, file, 'spoiled')
+
+@pytest.mark.parametrize('n', [10**5, 10**7])
+def test_weights_with_millions_of_classes(tmp_path, n):
+    saved(file:=tmp_path/'a.safetensors')
+    save_file(load_file(file), file, dict(resnet_course=json.dumps(dict(recipe=asdict(base), classes=['a']*n))))
+    with pytest.raises(Exception) as e: load_trained(file)
+    assert one_line(e, file)
+
+@pytest.mark.parametrize('name', ['/../../a', '..', 'a/b', 'a b', '', '\n', 'a\\b', '~', 'a:b', 'ü'*150])
+def test_names_that_files_are_not_called(tmp_path, name):
+    "Nothing is written outside of the folder that was named"
+    rec = json.loads(recorded.read_bytes())
+    if name!='..':   # which is harmless between two others
+        with pytest.raises(Exception) as e: record_file(tmp_path/'out', f'{name} ' if name=='' else name, 'r', 1)
+        assert one_line(e, 'cannot be the name of a file')
+    for k in ('model','recipe'):
+        save_json(tmp_path/'a.json', rec | {k:name if name!='..' else '../..'})
+        for read in (load_record, finished_run):
+            with pytest.raises(Exception) as e: read(tmp_path/'a.json')
+            assert one_line(e, tmp_path/'a.json')
+        with pytest.raises(Exception) as e: recipe_from(asdict(base) | dict(name=name if name!='..' else '../..'), tmp_path/'a.json')
+        assert one_line(e, tmp_path/'a.json')
+
+@pytest.mark.parametrize('text', ['', '{"a', '[]', '{"a": 1}', '\x00'])
+def test_overwrite_begins_anew_whatever_there_was(drawn, tmp_path, text):
+    (tmp_path/'a.json').write_text(text)
+    assert fit(drawn, tmp_path/'a.json', overwrite=True)['complete'] and load_record(tmp_path/'a.json')['epochs']==2
 
 @pytest.fixture(scope='module')
 def stopped(drawn, tmp_path_factory):
@@ -132,7 +261,8 @@ kinds = dict(pipe=pipe, socket=listening, circle=circle, device=device, folder=P
 
 @pytest.mark.skipif(os.name=='nt', reason='has other kinds')
 @pytest.mark.parametrize('make', kinds.values(), ids=kinds)
-@pytest.mark.parametrize('read', [load_json, load_record, checkpoint._load_state, lambda f: results(f.parent)], ids=['json','record','checkpoint','table'])
+@pytest.mark.parametrize('read', [load_json, load_record, checkpoint._load_state, lambda f: results(f.parent), finished_run, load_trained, load_weights],
+                         ids=['json','record','checkpoint','table','reproduce','trained','weights'])
 def test_what_is_no_file(tmp_path, make, read):
     make(file:=tmp_path/'a.json')
     with pytest.raises(Exception) as e: read(file)
