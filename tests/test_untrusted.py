@@ -222,7 +222,18 @@ def average(f):
             for k in o.keys() & {'grad_avg','sqr_avg'}: o[k] = f(o[k])
     return change
 
-wrong = dict(iter=put(iter=10**9), before=put(iter=-1), epoch=put(epoch='one'), negative=put(epoch=-3), later=put(epoch=99),
+def doubled(n):
+    "Small in a file, which holds each list once"
+    o = [1.]
+    for _ in range(n): o = [o,o]
+    return o
+def endless():
+    o = []
+    o.append(o)
+    return o
+
+wrong = dict(doubled=lambda s: s['about'].update(lr=doubled(60)), rows=lambda s: s['history'][0].update(more=doubled(60)),
+    endless=lambda s: s['about'].update(lr=endless()), iter=put(iter=10**9), before=put(iter=-1), epoch=put(epoch='one'), negative=put(epoch=-3), later=put(epoch=99),
     shape=weight(lambda o: o[:1]), dtype=weight(lambda o: o.double()), numbers=weight(lambda o: o.tolist()),
     keys=lambda s: s['model'].update(more=torch.zeros(1)), fewer=lambda s: s['model'].popitem(), none=put(model={}),
     averages=average(lambda o: o.flatten()[:1]), text=average(lambda o: 'text'), states=lambda s: s['opt']['state'].pop(),

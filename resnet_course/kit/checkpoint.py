@@ -68,6 +68,15 @@ def _no_checkpoint(file, why):
     return CourseError(f"{file} is not a complete checkpoint ({why}): delete it if nobody needs it, or write to another "
                        "folder, with or without --resume")
 
+def _check_amount(state, most=10**7):
+    "Raises `ValueError` where lists that hold a list twice, and again, come to more than any run has"
+    todo = [state]
+    for n in range(most):
+        if not todo: return
+        o = todo.pop()
+        todo.extend(o.values() if isinstance(o, dict) else o if isinstance(o, (list,tuple)) else ())
+    raise ValueError(f'more than {most} values')
+
 def _read_state(file):
     try:
         with open_file(file) as f:
@@ -76,6 +85,7 @@ def _read_state(file):
                 if z.testzip(): raise zipfile.BadZipFile   # a checksum for each part, which PyTorch does not look at
             f.seek(0)
             state = torch.load(f, weights_only=True, map_location='cpu')
+        _check_amount(state)
         alike(state['about'])
         return state
     except Exception as e: raise no_room(e) or _no_checkpoint(file, type(e).__name__) from None
