@@ -122,7 +122,7 @@ _building = threading.Lock()
 
 def _check_owner(file):
     "Raises `OSError` where a file of somebody else's would be taken for what one's own photos look like"
-    with suppress(FileNotFoundError):
+    with suppress(FileNotFoundError, NotADirectoryError):
         if hasattr(os, 'getuid') and file.stat().st_uid not in (os.getuid(), 0):
             raise PermissionError(errno.EPERM, 'it is of another owner', str(file))
 
