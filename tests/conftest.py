@@ -1,5 +1,5 @@
 "What several tests share. No test writes outside pytest's temporary folders, or needs a network."
-import os, shutil, signal, subprocess, sys, tarfile, tempfile, zipfile
+import gc, os, shutil, signal, subprocess, sys, tarfile, tempfile, zipfile
 
 home = tempfile.mkdtemp(prefix='resnet_course-tests-')   # before fastai is imported: it reads FASTAI_HOME once
 os.environ |= dict(FASTAI_HOME=home, MPLBACKEND='Agg')
@@ -14,8 +14,16 @@ from resnet_course.kit.sample import make_sample
 from resnet_course.data import get_data
 from resnet_course.training import get_learner
 from resnet_course.fcn import get_fcn
+from resnet_course.speed import TrimMemory
 
 collect_ignore = ['gpu']   # a target of its own, `make gpu`
+
+def pytest_collection_finish(): gc.freeze()   # what the imports brought stays, and need not be looked through again
+
+def pytest_runtest_logfinish():
+    "Gives back a test's memory: a learner goes in circles, and `keep_memory` holds what is freed, for the whole process"
+    gc.collect()
+    TrimMemory().after_epoch()
 
 def pytest_sessionfinish(): shutil.rmtree(home, ignore_errors=True)
 
