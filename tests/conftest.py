@@ -1,8 +1,10 @@
 "What several tests share. No test writes outside pytest's temporary folders, or needs a network."
 import gc, os, shutil, signal, subprocess, sys, tarfile, tempfile, zipfile
+from pathlib import Path
 
 home = tempfile.mkdtemp(prefix='resnet_course-tests-')   # before fastai is imported: it reads FASTAI_HOME once
-os.environ |= dict(FASTAI_HOME=home, MPLBACKEND='Agg')
+strict = [o for o in (Path(__file__).parent.parent/'.ci/warnings').read_text(encoding='utf-8').splitlines() if o and o[0]!='#']
+os.environ |= dict(FASTAI_HOME=home, MPLBACKEND='Agg', PYTHONWARNINGS=','.join(strict))
 for k in ('IN_TEST','RESNET_COURSE_DATA','LONG'): os.environ.pop(k, None)
 signal.signal(signal.SIGINT, signal.default_int_handler)   # it is ignored where the tests run in the background
 
@@ -20,6 +22,9 @@ from resnet_course.speed import TrimMemory
 collect_ignore = ['gpu']   # a target of its own, `make gpu`
 
 slow = 'RESNET_COURSE_FAULTS' in os.environ   # `make test-slow` sets it, to the folder of the records
+
+def pytest_configure(config):
+    for o in strict: config.addinivalue_line('filterwarnings', o)
 
 def pytest_collection_modifyitems(items):
     "`-m faults` runs the tests that count faults"
