@@ -10,6 +10,8 @@ V := $(call quote,VENV)
 PY := $(V)/bin/python
 # The notebooks and tests run without a network, where the system lets a user take it away.
 OFFLINE := $(if $(shell unshare -rn true 2>/dev/null && echo yes),unshare -rn $(PY) .ci/offline)
+# There a warning is an error, but for those of other libraries that .ci/warnings lists.
+STRICT := env PYTHONWARNINGS="$$(grep -Ev '^(\#|$$)' .ci/warnings | paste -sd , -)"
 
 run: venv  ## train the ladder of models; DATA=imagenette or a folder for real photos
 	$(PY) -m resnet_course ladder --data $(call quote,DATA) --resume
@@ -17,12 +19,12 @@ run: venv  ## train the ladder of models; DATA=imagenette or a folder for real p
 test: venv  ## everything that CI runs
 	PATH="$$(cd $(V)/bin && pwd):$$PATH" bash .ci/in_step
 	@$(if $(OFFLINE),true,echo "no unshare here: the tests run with the network on")
-	$(OFFLINE) $(PY) $(V)/bin/nbdev_test --n_workers 1 --timing
+	$(OFFLINE) $(STRICT) $(PY) $(V)/bin/nbdev_test --n_workers 1 --timing
 	@# several processes: one thread each, or they stall each other
-	$(OFFLINE) env OMP_NUM_THREADS=1 $(PY) $(V)/bin/nbdev_test
-	$(OFFLINE) $(PY) $(V)/bin/nbdev_test --path index.ipynb
-	$(OFFLINE) $(PY) .ci/exercises
-	$(OFFLINE) $(PY) -m pytest -q tests
+	$(OFFLINE) $(STRICT) OMP_NUM_THREADS=1 $(PY) $(V)/bin/nbdev_test
+	$(OFFLINE) $(STRICT) $(PY) $(V)/bin/nbdev_test --path index.ipynb
+	$(OFFLINE) $(STRICT) $(PY) .ci/exercises
+	$(OFFLINE) $(STRICT) $(PY) -m pytest -q tests
 
 gpu: venv  ## on a machine with a CUDA GPU, in under ten minutes: test what only a GPU can show, and measure; into results/gpu
 	$(PY) -W ignore -m pytest -q --confcutdir=tests/gpu tests/gpu
