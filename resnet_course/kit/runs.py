@@ -73,7 +73,7 @@ class RunRecord(Callback):
         **about # what else it says: name, command, model, recipe, data, size, seed ...
     ): self.file,self.more,self.about,self.history,self.failed,self.unwritten = Path(file),more,about,[],None,False
     def before_fit(self):
-        self.made,self.epochs,self.in_precision,self.last = circumstances(self.dls),self.n_epoch,self.precision,None
+        self.made,self.epochs,self.precision,self.last = circumstances(self.dls),self.n_epoch,self.learn.precision,None
         self.parts = [dict(self.made, epoch=0, batch=0)]
     def goes_on(self, parts, epoch, batch):
         "Of a run whose `parts` were made before"
@@ -121,7 +121,7 @@ class RunRecord(Callback):
         if self.failed: more['diverged'] = self.failed
         return dict(self.about, epochs=self.epochs, complete=len(h)==self.epochs and not (self.more or self.failed), history=h,
             accuracy=h[-1].get('accuracy') if h else None, seconds=round(sum(o['seconds'] for o in h), 2),
-            precision=self.in_precision, **self.made, **more)
+            precision=self.precision, **self.made, **more)
 
 # %% ../../nbs/kit/runs.ipynb #d019ce7a
 class _FirstSteps(Callback):
