@@ -505,7 +505,7 @@ def run_apart(code):
     "What a new process prints: a crash of C must not end the tests"
     start = 'import torch; from fastai.vision.all import *; from resnet_course.speed import *; torch.manual_seed(0)\n'
     start += 'FastNorm.least = 0\n'
-    res = subprocess.run([sys.executable, '-W', 'ignore', '-c', start+code], capture_output=True, text=True)
+    res = subprocess.run([sys.executable, '-c', start+code], capture_output=True, text=True)
     assert res.returncode==0, res.stderr[-500:]
     return res.stdout.strip()
 

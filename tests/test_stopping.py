@@ -130,7 +130,7 @@ from pathlib import Path
 from resnet_course.kit.runs import _alone
 with _alone(Path({str(file)!r})): print('mine', flush=True); time.sleep(60)"""
     file.parent.mkdir()
-    p = subprocess.Popen([sys.executable, '-W', 'ignore', '-c', code], stdout=subprocess.PIPE, text=True)
+    p = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, text=True)
     assert p.stdout.readline()=='mine\n'
     with pytest.raises(Exception) as e: fit(drawn)
     assert one_line(e, file, 'another process')
@@ -190,7 +190,7 @@ def test_nobody_listens(drawn, whole, monkeypatch, error, after, stream):
     assert outcome(*run(drawn, resume=True))==weights(whole)
 
 # --- the command ------------------------------------------------------------------------------------------------
-train = [sys.executable, '-W', 'ignore', '-m', 'resnet_course', 'train', '--recipe', 'tiny', '--precision', 'fp32', '--epochs', '40', '--out', 'out']
+train = [sys.executable, '-m', 'resnet_course', 'train', '--recipe', 'tiny', '--precision', 'fp32', '--epochs', '40', '--out', 'out']
 
 def started(drawn, **kwargs):
     "A run in a process of its own, in its second epoch"
