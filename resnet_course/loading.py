@@ -286,9 +286,8 @@ class AheadDL(TfmdDL):
         k,n = self.part
         return sent(self.dataset.batch(idxs, rng, slice(k*len(idxs)//n, (k+1)*len(idxs)//n)), self.device)
     def _batches(self, idxs):
-        *bs,last = self.chunkify(idxs)
-        if bs and len(last)<self.part[1]: bs[-1] = bs[-1]+last   # too few for all processes
-        else: bs.append(last)
+        bs = list(self.chunkify(idxs))
+        if len(bs)>1 and len(bs[-1])<self.part[1]: bs[-2:] = [bs[-2]+bs[-1]]   # too few for all processes
         return bs
     def create_batches(self, idxs):
         seed,started = self.rng.getrandbits(64),deque()

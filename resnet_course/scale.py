@@ -12,7 +12,7 @@ from datetime import timedelta
 from fastai.vision.all import *
 from fastai.distributed import DistributedTrainer
 from torch import distributed as dist
-from .kit.files import CourseError, first_line
+from .kit.files import CourseError
 from .kit.ranks import gathered, rank, together, total
 from .loading import AheadDL
 
@@ -21,7 +21,7 @@ def _lost(e):
     "What to tell a user if `e` comes of another process that is not there any more; else None"
     if not (isinstance(e, dist.DistError) or re.search(r'gloo|nccl|closed by peer|Connection (reset|refused)', str(e), re.I)):
         return None
-    return CourseError(f"another process of this run has ended, or cannot be reached ({first_line(e)[:120]}): look at what it "
+    return CourseError(f"another process of this run has ended, or cannot be reached ({str(CourseError(str(e)))[:120]}): look at what it "
                        "said; with --resume the same command goes on from the last checkpoint, with as many processes as you like")
 
 @contextmanager

@@ -222,11 +222,7 @@ def test_make_quotes(clone):
 # --- the package -----------------------------------------------------------------------------------------------------
 def test_each_requirement_has_a_lower_bound():
     "Which `.ci/oldest` installs"
-    from configparser import ConfigParser
-    from packaging.requirements import Requirement
-    ini = ConfigParser(delimiters=['='])
-    ini.read(top/'settings.ini', encoding='utf-8')
-    reqs = {r.name:r.specifier for r in map(Requirement, ini['DEFAULT']['requirements'].split())}
+    reqs = settings()[0]
     assert all(any(o.operator=='>=' for o in s) for s in reqs.values())
     assert not reqs['typer'].contains('0.12.5')   # nor any that does not go with a newer click
     assert not reqs['typer'].contains('0.15.3') and reqs['typer'].contains('0.16.0')

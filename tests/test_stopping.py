@@ -30,6 +30,23 @@ def test_what_is_ignored_stays_ignored(drawn, whole, ignored):
     try: assert outcome(*run(drawn, send(ignored)))==weights(whole)
     finally: signal.signal(ignored, was)
 
+def test_a_signal_between_two_looks_is_not_lost(drawn, whole, monkeypatch):
+    "It comes after the run has looked for one, and before it goes on"
+    looked,real = [],checkpoint.most
+    def late(*numbers):
+        looked.append(1)
+        res = real(*numbers)
+        if len(looked)==5: signal.raise_signal(signal.SIGINT)
+        return res
+    was = signal.signal(signal.SIGINT, signal.default_int_handler)
+    monkeypatch.setattr(checkpoint, 'most', late)
+    try:
+        with pytest.raises(Stopped): run(drawn)
+    finally: signal.signal(signal.SIGINT, was)
+    assert len(looked)==6   # seen at the next look, and saved there
+    monkeypatch.undo()
+    assert outcome(*run(drawn, resume=True))==weights(whole)
+
 def test_saved_on_request(drawn, whole):
     "SIGUSR1 saves, and the run goes on"
     seen = []

@@ -204,10 +204,10 @@ class Checkpoint(Callback):
         if self.training: self.done += 1
         late = time.monotonic()-self.saved>60*self.minutes
         by,save,late = most(self.stops.by or 0, self.stops.save, late)   # whichever process was asked
-        self.stops.by = int(by) or None
+        if by: self.stops.by = int(by)   # else one may have come since
         if by or save or late:
             self.save(self.epoch, self.done, _random_states(self.dls) if self.training else self.trained_rng)
-        self.stops.obey()
+        if by: self.stops.obey()
     def after_train(self): self.trained_rng = _random_states(self.dls)
     def after_epoch(self):
         if not len(self.learn.final_record):
