@@ -12,9 +12,10 @@ from collections import deque
 from contextlib import suppress
 from fastai.vision.all import *
 from concurrent.futures import ThreadPoolExecutor   # after fastai, which has another
-from .kit.files import check_batch, check_size, CourseError, write_whole
+from .kit.files import check_batch, check_size, CourseError, open_file, write_whole
 from .kit.arrays import PhotoLoaders
 from .kit.gpu import received, sent
+from .kit.opening import check_pixels, contents, opened
 from .kit.photos import class_of, data_name, fingerprint, load_photo, photos_by_class, resize_photo
 
 # %% ../nbs/12_loading.ipynb #ad4ada0c

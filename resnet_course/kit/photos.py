@@ -13,7 +13,7 @@ from contextlib import nullcontext, suppress
 from functools import lru_cache
 from fastai.vision.all import *
 from .files import CourseError, first_line, open_file, pool, tell
-from .opening import check_pixels, most_pixels, opened, photo_suffixes, reason
+from .opening import check_pixels, contents, opened, photo_suffixes, reason
 
 # %% ../../nbs/kit/photos.ipynb #dad922fa
 _darkest = 4095   # 16-bit values up to here may as well be of 8, 10 or 12 bits
@@ -88,7 +88,8 @@ def _picture(photo) -> Image.Image:
     if isinstance(photo, Image.Image): return _upright(photo)
     if isinstance(photo, (bytes,bytearray,memoryview)): photo = io.BytesIO(photo)
     if isinstance(photo, (str,os.PathLike)): photo = partial(open_file, photo)
-    with photo() if callable(photo) else nullcontext(photo) as f, opened(f) as im: return _upright(im)
+    with photo() if callable(photo) else nullcontext(photo) as f: data = contents(f)
+    with opened(data) as im: return _upright(im)
 
 def _no_file(file, e) -> str:
     "The line about a file or folder that the system will not open, or '' if it is opened"
@@ -189,12 +190,11 @@ def broken_images(path:Path) -> list:
 def _jpeg(file):
     "The bytes of a JPEG that torchvision decodes as Pillow would, and the picture that Pillow opens; None for another file"
     with open_file(file) as f:
-        if f.read(2)!=b'\xff\xd8' or os.fstat(f.fileno()).st_size>most_pixels: return
-        f.seek(0)
-        data = f.read()
-    im = opened(io.BytesIO(data))   # for the size and the position: one answer to all
+        if f.read(2)!=b'\xff\xd8': return
+        data = contents(f)
+    im = opened(data)   # for the size and the position: one answer to all
     check_pixels(im)
-    return data,im
+    return data.getvalue(),im
 
 def decode_photo(
     photo # a path, or whatever else `read_photo` reads
@@ -251,6 +251,15 @@ def _by_place(split):
             if s.st_ino: res[s.st_dev,s.st_ino] = f
     return res
 
+def _check_apart(train, val, name):
+    "Raises `CourseError` for a file that both splits have, by whatever names"
+    there,here = _by_place(train),_by_place(val)
+    if both:=[k for k in here if k in there]:
+        raise CourseError(f"{here[both[0]]} is {there[both[0]]} under another name, and so are {len(both)} in all: a net "
+                          f"that is judged by what it was trained on looks better than it is; remove them from {name}")
+
+
+# %% ../../nbs/kit/photos.ipynb #fe38377b
 def check_classes(
     path:Path, # holds train/ and the folder called `name`
     train:dict, # {class: files}, and so is `val`
@@ -261,7 +270,6 @@ def check_classes(
     "Says which folders are no class. Raises `CourseError` for too few, and such that look the same or are in `val` alone"
     for folder in sorted(folders):
         if (c:=class_of(folder/'photo')) in train: continue
-        if c.startswith('.'): tell(f"{folder} is hidden, as its name begins with a dot: it is no class"); continue
         if c in val:
             raise CourseError(f"{folder} holds no photos, and {path/name/c} does; add some, or remove it from {name}")
         tell(f"{folder} holds no photos, so it is no class")
@@ -281,10 +289,7 @@ def check_classes(
     if extra:
         raise CourseError(f"{path/name}: no folder in train for {', '.join(ascii(o)[1:-1] for o in extra)}; "
                           f"add photos there or remove these from {name}")
-    there,here = _by_place(train),_by_place(val)
-    if both:=[k for k in here if k in there]:
-        raise CourseError(f"{here[both[0]]} is {there[both[0]]} under another name, and so are {len(both)} in all: a net "
-                          f"that is judged by what it was trained on looks better than it is; remove them from {name}")
+    _check_apart(train, val, name)
 
 
 # %% ../../nbs/kit/photos.ipynb #0186e09b
@@ -312,7 +317,7 @@ def photos_by_class(
     for split in ('train','val'):
         if not found[split]:
             raise CourseError(f"{path}: no images in {split}/<class>/; add some there, as the layout is {layout}")
-    folders = [o for o in (path/'train').iterdir() if o.is_dir()]
+    folders = [o for o in (path/'train').iterdir() if o.is_dir() and not o.name.startswith('.')]
     check_classes(path, **found, folders=folders)
     return found
 
