@@ -7,7 +7,9 @@ __all__ = ['n_workers', 'get_data', 'batch_for', 'run_settings', 'imagenette_on_
 
 # %% ../nbs/01_data.ipynb #b36ea54a
 from torchvision.datasets import FashionMNIST
+from torchvision.datasets.utils import check_integrity
 from fastai.vision.all import *
+from .kit.download import fastai_folder, fetch, unpack
 from .kit.files import check_batch, check_size, CourseError, first_line, shared_memory, testing
 from .kit.photos import check_folder, class_of, Photo, photo_files, photos_by_class, sample_card
 from .kit.sample import make_sample
@@ -76,16 +78,32 @@ _small_sets = dict(cifar10='RESNET_COURSE_CIFAR10', fashion='RESNET_COURSE_FASHI
 def _urls(presize):
     return [URLs.IMAGENETTE_160]*(presize<=160) + [URLs.IMAGENETTE_320]*(presize<=320) + [URLs.IMAGENETTE]
 
+_imagenette,_cifar = (13394,"Imagenette's"),(60000,"CIFAR-10's")
+
 def imagenette_on_disk(presize:int=160):
     """The smallest of fastai's copies of Imagenette on this disk that has `presize` pixels, or None. Raises
     `CourseError` for one that was not unpacked to the end"""
-    found = first(f for u in _urls(presize) if os.path.isdir(f:=fastai_path('data')/Path(u).stem))
-    return found and _whole(found, 13394, "Imagenette's")
+    found = first(f for u in _urls(presize) if os.path.isdir(f:=fastai_folder('data')/Path(u).stem))
+    if found: _check_whole(*_imagenette, found, found)
+    return found
 
-def _whole(path, n, whose):
+def _check_whole(n, whose, named, path):
     if (found:=len(photo_files(path)))<n:
-        raise CourseError(f"{path} holds {found:,} of {whose} {n:,} photos; delete it, and it is downloaded again")
-    return path
+        raise CourseError(f"{named} holds {found:,} of {whose} {n:,} photos; delete it, and it is downloaded again")
+
+def _fetched(url, n, whose, way_out):
+    "The folder in the archive at `url`, with its `n` photos"
+    archive,dest = fastai_folder('archive')/Path(url).name,fastai_folder('data')/Path(url).stem
+    if dest.is_dir(): _check_whole(n, whose, dest, dest)
+    else:
+        _fetch(url, archive, way_out)
+        unpack(archive, dest, partial(_check_whole, n, whose, archive))
+    return dest
+
+def _fetch(url, file, way_out):
+    try: fetch(url, file)
+    except CourseError as e: raise CourseError(f"{e}: {way_out}") from None
+
 
 # %% ../nbs/01_data.ipynb #a4988efb
 def course_path(
@@ -99,7 +117,7 @@ def course_path(
     if name in _small_sets: return _small_set(name)
     if name=='sample' or testing() and name=='imagenette': return _drawn(dict(n_train=80, n_val=40, size=48))
     if name=='imagenette':
-        return imagenette_on_disk(presize) or _download(_urls(presize)[0], untar_data,
+        return imagenette_on_disk(presize) or _fetched(_urls(presize)[0], *_imagenette,
             "set RESNET_COURSE_DATA to a folder that holds Imagenette, "
             "or go on with the drawn sample: RESNET_COURSE_DATA=sample")
     path = Path(os.path.expanduser(name))
@@ -114,15 +132,10 @@ def course_path(
     return path
 
 # %% ../nbs/01_data.ipynb #8aaf13d7
-def _download(what, get, way_out):
-    try: return get(what)
-    except (Exception, SystemExit) as e:
-        raise CourseError(f"{what} could not be downloaded ({type(e).__name__}: {first_line(e)}): {way_out}") from None
-
 def _drawn(tiny, **kwargs):
     "The sample, in fastai's folder; under test the tiny one"
     if testing(): kwargs = tiny
-    return make_sample(fastai_path('data')/'-'.join([_sample, *map(str, kwargs.values())]), **kwargs)
+    return make_sample(fastai_folder('data')/'-'.join([_sample, *map(str, kwargs.values())]), **kwargs)
 
 def _small_set(name):
     "The folder or zip that the set's variable names, else drawn pictures if asked for, else a copy here or a download"
@@ -136,13 +149,13 @@ def _small_set(name):
         except FileNotFoundError: reason = 'no such folder or zip'
         except (OSError, ValueError) as e: reason = f"it cannot be opened ({getattr(e,'strerror',None) or first_line(e)})"
         raise CourseError(f"{path}: {reason}; correct or unset {var}")
-    if name=='cifar10':
-        path = _download(URLs.CIFAR, untar_data, f"set {var} to a folder or zip that holds CIFAR-10")
-        return _whole(path, 60000, "CIFAR-10's")
+    if name=='cifar10': return _fetched(URLs.CIFAR, *_cifar, f"set {var} to a folder or zip that holds CIFAR-10")
     if name=='fashion':
         if _debian_fashion.is_dir(): return _debian_fashion
-        own = fastai_path('data')/'fashion-mnist'
-        _download('Fashion-MNIST', lambda _: FashionMNIST(own, download=True), f"set {var} to the folder of its files")
+        own = fastai_folder('data')/'fashion-mnist'
+        for name,md5 in FashionMNIST.resources:
+            _fetch(FashionMNIST.mirrors[0]+name, file:=own/'FashionMNIST'/'raw'/name, f"set {var} to the folder of its files")
+            if not check_integrity(file, md5): raise CourseError(f"{file} is damaged: delete it, and it is downloaded again")
         return own
     raise CourseError("the hand signs cannot be downloaded by the course: get the digits 0 to 5 from "
                       "https://github.com/ardamavi/Sign-Language-Digits-Dataset, "

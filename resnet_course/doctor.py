@@ -35,9 +35,9 @@ def cannot_write(folder):
 # %% ../nbs/tools/doctor.ipynb #d0c70a11
 def _data_folder():
     "Where fastai keeps data sets, and why there is no such folder: asking for it makes it, if this home is yours"
-    from resnet_course.data import fastai_path
-    try: return fastai_path('data'),None
-    except (OSError, RuntimeError) as e:
+    from resnet_course.kit.download import fastai_folder
+    try: return fastai_folder('data'),None
+    except (CourseError, OSError, RuntimeError) as e:
         home = Path(os.path.expanduser(os.environ.get('FASTAI_HOME') or '~/.fastai'))
         return home/'data',getattr(e, 'strerror', None) or first_line(e).rstrip('.')
 

@@ -12,9 +12,11 @@ from collections import deque
 from contextlib import suppress
 from fastai.vision.all import *
 from concurrent.futures import ThreadPoolExecutor   # after fastai, which has another
-from .kit.files import check_batch, check_size, CourseError, write_whole
+from .kit.files import check_batch, check_size, CourseError, open_file, write_whole
 from .kit.arrays import PhotoLoaders
+from .kit.download import fastai_folder
 from .kit.gpu import received, sent
+from .kit.opening import check_pixels, contents, opened
 from .kit.photos import class_of, data_name, fingerprint, load_photo, photos_by_class, resize_photo
 
 # %% ../nbs/12_loading.ipynb #ad4ada0c
@@ -71,7 +73,7 @@ def build_cache(
         f.write(index + len(index).to_bytes(8, 'little') + _mark)
 
 # %% ../nbs/12_loading.ipynb #87907c81
-def _cache_folder(folder): return Path(folder or fastai_path('data')/'resnet-course-cache')
+def _cache_folder(folder): return Path(folder or fastai_folder('data')/'resnet-course-cache')
 
 def _caches(folder):
     "The cache files in `folder`, the longest unused first, each with what `stat` says of it"
