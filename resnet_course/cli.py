@@ -18,7 +18,7 @@ from time import perf_counter
 from typing import Annotated, Optional
 import typer
 from typer.core import TyperGroup
-from .kit.files import CourseError, check_name, first_line, no_room, plain, tell, write_whole
+from .kit.files import CourseError, check_name, first_line, no_room, plain, tell, threads, write_whole
 from .doctor import cannot_write, checks, said
 from .again import compare_circumstances, load_record, photos_of, recipe_run
 
@@ -373,10 +373,10 @@ def doctor(data:Annotated[Optional[str], typer.Option(help="a folder whose broke
 # %% ../nbs/tools/cli.ipynb #6275ae9b
 def _mendable(e):
     "The `CourseError` that tells what a user can mend; None for a bug"
+    if isinstance(e, ImportError) and 'map segment' in str(e): e = MemoryError()   # not even the libraries fit
     if full:=no_room(e): return full
     if isinstance(e, RuntimeError) and str(e).startswith('DataLoader worker (pid'):
-        return CourseError("a process that loads photos was ended: there is too little memory, or shared memory in "
-                           "/dev/shm (in Docker, --shm-size=1g gives more)")
+        return CourseError("a process that loads photos was ended: too little memory, or /dev/shm (in Docker: --shm-size=1g)")
     if isinstance(e, RuntimeError) and 'home directory' in str(e):
         return CourseError("this user has no home: set FASTAI_HOME to a folder of yours, for data")
     if isinstance(e, (CourseError, OSError)): return CourseError(said(e))
@@ -396,6 +396,7 @@ class _Plain:
 
 def main():
     "The console script: tells in one line what a user can mend"
+    if threads(n:=(os.cpu_count() or 1)-1)<n: os.environ['OMP_NUM_THREADS'] = '1'   # or libraries would end the process
     os.environ['MPLBACKEND'] = 'Agg'   # curves go to files; an inherited one may be of a notebook, and not be here
     # with fastai 2.8, torch warns at every start about `torch.jit.script`, and a user cannot mend that
     warnings.filterwarnings('ignore', message='.*torch.jit.script.*')
@@ -407,8 +408,7 @@ def main():
         with redirect_stdout(_Plain(sys.stdout)), redirect_stderr(_Plain(sys.stderr)): app()
     except Exception as e:
         if not (error:=_mendable(e)): raise
-        typer.echo(f'error: {error}', err=True)
-        sys.exit(1)
+        sys.exit(tell(f'error: {error}', sys.stderr) or 1)
     finally: _let_go()
 
 if __name__=='__main__' and '__file__' in globals(): main()   # python -m resnet_course.cli; a notebook is no file

@@ -11,8 +11,7 @@ import errno
 from collections import deque
 from contextlib import suppress
 from fastai.vision.all import *
-from concurrent.futures import ThreadPoolExecutor   # after fastai, which has another
-from .kit.files import check_batch, check_size, CourseError, open_file, write_whole
+from .kit.files import check_batch, check_size, CourseError, open_file, pool, write_whole
 from .kit.arrays import PhotoLoaders
 from .kit.download import fastai_folder
 from .kit.gpu import received, sent
@@ -63,7 +62,7 @@ def build_cache(
 ):
     "Decodes photos into a cache file, in as many threads as there are cores; the file is complete, or is not there"
     load = partial(load_photo, presize=about['presize'])
-    with write_whole(file, 'wb') as f, ThreadPoolExecutor(num_cpus()) as ex:
+    with write_whole(file, 'wb') as f, pool(num_cpus()) as ex:
         photos = (x for part in chunked(files, 512) for x in ex.map(load, part))   # at most 512 wait for the disk
         sizes = []
         for x in progress_bar(photos, total=len(files), leave=False):
@@ -268,10 +267,11 @@ def set_split_idx(self:PhotoCrops, i):
 
 # %% ../nbs/12_loading.ipynb #0687d4a5
 def _start(f, *args):
-    "The future result of `f(*args)`, from a thread that ends with it"
-    ex = ThreadPoolExecutor(1)
+    "The future result of `f(*args)`, from a thread that ends with it, or done at once where there is none"
+    ex = pool()
     try: return ex.submit(f, *args)
     finally: ex.shutdown(wait=False)
+
 
 # %% ../nbs/12_loading.ipynb #ee829e32
 class AheadDL(TfmdDL):
