@@ -270,6 +270,14 @@ def test_a_warning_is_an_error(pytestconfig):
     tests = re.findall(r'^\t\$\(OFFLINE\) (.*)', (top/'Makefile').read_text(encoding='utf-8'), re.M)
     assert len(tests)==5 and all(o.startswith('$(STRICT) ') for o in tests)
 
+def test_the_page_of_faults_shows_the_records():
+    "If not, run it again: `.ci/execute nbs/tools/faults.ipynb`"
+    page = json.loads((nbs/'tools'/'faults.ipynb').read_text(encoding='utf-8'))
+    shown = '\n'.join(''.join(o['data']['text/plain']) for c in page['cells'] for o in c.get('outputs', ()) if 'data' in o)
+    records = [json.loads(o.read_text(encoding='utf-8')) for o in (top/'results'/'faults').glob('*.json')]
+    assert records and all(o['survived']==o['injected']>0==o['lost'] for o in records)
+    for o in records: assert re.search(rf"^{o['name']} +{o['injected']} +{o['survived']} +0$", shown, re.M), o['name']
+
 def test_links_of_the_readme_hold_on_pypi(monkeypatch):
     "Each goes to a file of the repository, and to the same one as in the README"
     made = {}
