@@ -14,7 +14,8 @@ from functools import cache, wraps
 from inspect import signature
 import resnet_course
 from fastai.vision.all import *
-from ..kit.files import CourseError, fastai_folder, load_json, save_json, testing
+from ..kit.download import fastai_folder
+from ..kit.files import CourseError, load_json, save_json, testing
 from ..kit.records import each, number
 
 # %% ../../nbs/check/judge.ipynb #b558b508
@@ -141,7 +142,7 @@ def _progress_file():
         if Path(file).is_dir(): raise CourseError(f"RESNET_COURSE_PROGRESS is {file}, a folder: name a file")
         return Path(file)
     if testing(): return
-    return mine/'progress.json' if (mine:=course_folder()) else fastai_folder()/'resnet-course-progress.json'
+    return mine/'progress.json' if (mine:=course_folder()) else fastai_folder('data')/'resnet-course-progress.json'
 
 # %% ../../nbs/check/judge.ipynb #84c3de33
 def _kept(file=None) -> tuple: # {check: when it was passed}, {check: first guess}

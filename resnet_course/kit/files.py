@@ -4,12 +4,11 @@
 
 # %% auto #0
 __all__ = ['plain', 'tell', 'CourseError', 'first_line', 'no_room', 'testing', 'open_file', 'write_whole', 'sweep', 'save_json',
-           'strict_json', 'load_json', 'fastai_folder', 'check_name', 'shared_memory', 'AtOnce', 'threads', 'pool',
-           'check_size', 'check_batch']
+           'strict_json', 'load_json', 'check_name', 'shared_memory', 'AtOnce', 'threads', 'pool', 'check_size',
+           'check_batch']
 
 # %% ../../nbs/kit/files.ipynb #1d4cdcf3
-import configparser, difflib, errno, json, math, multiprocessing, operator, os, re, secrets, shutil, stat, sys, threading, time
-import unicodedata
+import difflib, errno, json, math, multiprocessing, operator, os, re, secrets, shutil, stat, sys, threading, time, unicodedata
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -130,18 +129,6 @@ def load_json(
     except FileNotFoundError: return {}
     except (OSError, ValueError) as e: why = getattr(e, 'strerror', None) or first_line(e)
     raise CourseError(f"{path} is not {kind} ({why}): {way_out}") from None
-
-# %% ../../nbs/kit/files.ipynb #2a90a8d9
-def fastai_folder(what:str='data') -> Path: # such as ~/.fastai/data; it need not be there yet
-    "fastai's folder for data. Raises `CourseError` for a config.ini that is damaged, `OSError` where none can be made"
-    from fastai.data.external import fastai_path
-    file = Path(os.path.expanduser(os.environ.get('FASTAI_HOME') or '~/.fastai'))/'config.ini'
-    try:
-        with suppress(FileNotFoundError, PermissionError): open_file(file).close()
-        if '\0' not in str(path:=fastai_path(what) or '\0'): return path
-        why = f'it names no folder for {what}'
-    except (configparser.Error, ValueError) as e: why = first_line(e)
-    raise CourseError(f"{file} cannot be used ({why}): delete it, and fastai writes it anew")
 
 # %% ../../nbs/kit/files.ipynb #b184d121
 def check_name(what:str, name:str, known):
