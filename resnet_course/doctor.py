@@ -86,6 +86,7 @@ def _small():
     if (n:=open_files())<128: yield f'{n} open files: fewer processes load photos'
     if threads(4)<4: yield 'no threads: one thing is done after another'
 
+# %% ../nbs/tools/doctor.ipynb #660da5af
 def checks(data):
     "What is looked at, what was found, and how to mend it, or None; `data`: a folder whose photos are read, too"
     yield 'python', platform.python_version(), None

@@ -97,7 +97,7 @@ def test_a_spoiled_config(tmp_path, monkeypatch):
     monkeypatch.setenv('FASTAI_HOME', str(tmp_path))
     def read():
         fastai_cfg.cache_clear()   # fastai reads it once
-        os.path.exists(fastai_folder()/'a')
+        os.path.exists(fastai_folder('data')/'a')
     try: spoiled(tmp_path/'config.ini', b'[DEFAULT]\ndata = data\narchive = archive\nstorage = tmp\nmodel = %(data)s\n', read)
     finally:
         monkeypatch.undo()
