@@ -14,6 +14,7 @@ from functools import cache, wraps
 from inspect import signature
 import resnet_course
 from fastai.vision.all import *
+from ..kit.download import fastai_folder
 from ..kit.files import CourseError, save_json, testing
 
 # %% ../../nbs/check/judge.ipynb #b558b508
@@ -147,7 +148,7 @@ def _progress_file():
         if Path(file).is_dir(): raise CourseError(f"RESNET_COURSE_PROGRESS is {file}, a folder: name a file")
         return Path(file)
     if testing(): return
-    return mine/'progress.json' if (mine:=course_folder()) else fastai_path('data')/'resnet-course-progress.json'
+    return mine/'progress.json' if (mine:=course_folder()) else fastai_folder('data')/'resnet-course-progress.json'
 
 # %% ../../nbs/check/judge.ipynb #84c3de33
 def _kept(file=None) -> tuple: # {check: when it was passed}, {check: first guess}
