@@ -333,12 +333,14 @@ def progress(
 def slides(
     lessons:Annotated[Optional[list[str]], typer.Argument(help="such as 04_resblock", show_default='those on the path')]=None,
     out:Annotated[Path, typer.Option(help="folder for the HTML files")]=Path('slides'),
+    reveal:Annotated[Optional[Path], typer.Option(help="folder of reveal.js, as `npm install reveal.js` makes it",
+                                                  show_default='from the network, when slides are opened')]=None,
 ):
     "Make slides of lessons, for a browser."
     from resnet_course import teach
     if why:=cannot_write(out): raise CourseError(f"--out {out}: {why}; name a folder of yours")
     for o in lessons or []: check_name('lesson', o, teach.lesson_names())
-    for o in lessons or teach.lesson_names()[:8]: typer.echo(teach.slides(o, out))
+    for o in lessons or teach.lesson_names()[:8]: typer.echo(teach.slides(o, out, reveal))
 
 # %% ../nbs/tools/cli.ipynb #0c0fa7b1
 @app.command()
