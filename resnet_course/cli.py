@@ -20,7 +20,7 @@ import typer
 from typer.core import TyperGroup
 from .kit.files import CourseError, check_name, first_line, no_room, plain, tell, threads, write_whole
 from .doctor import cannot_write, checks, said
-from .again import compare_circumstances, load_record, photos_of, recipe_run
+from .again import compare_circumstances, finished_run, photos_of, recipe_run
 
 # %% ../nbs/tools/cli.ipynb #debf86dd
 rungs = ('fcn', 'resblock', 'resblock2', 'resnet18', 'resnet50')
@@ -262,10 +262,9 @@ def reproduce(
                                                     callback=_check_precision)]=None,
 ):
     "Train again what a record is of, and compare the accuracy."
-    rec = load_record(file)
+    rec,kind,name = finished_run(file)
     if (out/file.name).resolve()==file.resolve():
         raise CourseError(f"--out {out} holds the record itself: name another folder")
-    kind,name = rec['command'].split()[1:3]
     precision = precision or rec['precision']
     _check_run(out, precision)
     exp = _experiment(name) if kind=='experiment' else None
