@@ -288,9 +288,14 @@ class AheadDL(TfmdDL):
         k,n = self.part
         return sent(self.dataset.batch(idxs, rng, slice(k*len(idxs)//n, (k+1)*len(idxs)//n)), self.device)
     def _batches(self, idxs):
-        bs = list(self.chunkify(idxs))
-        if len(bs)>1 and len(bs[-1])<self.part[1]: bs[-2:] = [bs[-2]+bs[-1]]   # too few for all processes
-        return bs
+        "One after the other, since `show_batch(unique=True)` never ends; a last one too small for all processes joins the one before"
+        held = []
+        for b in self.chunkify(idxs):
+            if held and len(b)>=self.part[1]:
+                yield held
+                held = []
+            held = held+b
+        if held: yield held
     def create_batches(self, idxs):
         seed,started = self.rng.getrandbits(64),deque()
         for i,b in enumerate(self._batches(idxs)):

@@ -208,7 +208,7 @@ def test_a_full_disk_leaves_no_half_sample(tmp_path, monkeypatch, n):
 
 def test_two_processes_draw_one_sample(tmp_path, drawn):
     code = f"from resnet_course.kit.photos import fingerprint; from resnet_course.kit.sample import make_sample; from pathlib import Path; print(fingerprint(make_sample({str(tmp_path/'set')!r}, 64, 24, 32)))"
-    ps = [subprocess.Popen([sys.executable,'-W','ignore','-c',code], text=True,
+    ps = [subprocess.Popen([sys.executable,'-c',code], text=True,
                            stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)]
     outs = [p.communicate() for p in ps]
     assert [p.returncode for p in ps]==[0,0], outs

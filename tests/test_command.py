@@ -352,7 +352,7 @@ def test_own_photos_without_a_home(command, no_home):
 
 # --- ways in, and ways out ----------------------------------------------------------------------------------------
 def by_python(*args, **env):
-    return subprocess.run([sys.executable, '-W', 'ignore', '-m', *map(str, args)], env=os.environ|env,
+    return subprocess.run([sys.executable, '-m', *map(str, args)], env=os.environ|env,
                           capture_output=True, text=True)
 
 @pytest.mark.parametrize('module', ['resnet_course','resnet_course.cli'])

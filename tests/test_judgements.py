@@ -103,6 +103,7 @@ def test_one_number_in_an_array_will_do(capsys):
     assert 'nan is no number' in said(capsys, 'batches', math.nan, 31)[1]
 
 @pytest.mark.parametrize('result', [lambda x: x>0, lambda x: x.to_sparse(), lambda x: x.cfloat()])
+@pytest.mark.filterwarnings('ignore:Casting complex')
 def test_an_odd_tensor_is_no_crash(result, capsys): assert said(capsys, 'conv1x1', lambda x,w: result(x))[0] is False
 
 def keyword_only(*names):
@@ -191,6 +192,7 @@ words = [
     ('`.detach().requires_grad_()`', 'grad_cam', no_leaf),
     ('wrap it in `nn.Parameter(...)`', 'as_conv', lambda lin,c,side: setattr(nn.Conv2d(c, 5, side), 'weight', lin.weight.data)),
 ]
+@pytest.mark.filterwarnings('ignore:The .grad attribute')   # of an answer that asks for it where there is none
 @pytest.mark.parametrize('part, name, answer', words, ids=[f'{o[1]}-{i}' for i,o in enumerate(words)])
 def test_words(part, name, answer, capsys):
     res,text = said(capsys, name, answer)
