@@ -61,14 +61,14 @@ def batch_for(
 
 def run_settings(path:Path) -> dict: # keyword arguments of `get_data`
     "Sizes and batch that suit the data: chapter 14's, or small ones for the drawn sample; no batch larger than the set"
-    if card:=sample_card(path): return dict(presize=min(card['size'],72), resize=min(card['size'],64), bs=16)
+    if card:=sample_card(path): return dict(presize=min(card['size'],40), resize=min(card['size'],32), bs=16)
     if os.path.isdir(path): check_folder(path)
     train = Path(path)/'train'
     n = len([f for f in photo_files(train) if f.parent.parent==train]) if os.path.isdir(train) else 0
     return dict(presize=160, resize=128, bs=batch_for(n, 128))
 
 # %% ../nbs/01_data.ipynb #b83105a7
-_sample = 'resnet-course-sample-1'   # the number grows when the drawing changes
+_sample = 'resnet-course-sample-2'   # the number grows when the drawing changes
 _debian_fashion = Path('/usr/share/datasets/fashion-mnist')   # the package dataset-fashion-mnist
 _small_sets = dict(cifar10='RESNET_COURSE_CIFAR10', fashion='RESNET_COURSE_FASHION', signs='RESNET_COURSE_SIGNS')
 

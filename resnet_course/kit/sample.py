@@ -56,9 +56,29 @@ def _place(p, area, rng, box):
     lo,hi = p.min(0),p.max(0)
     return p - lo + (box-hi+lo)*rng.uniform(size=2)
 
+# %% ../../nbs/kit/sample.ipynb #4f1cf66c
+_usual_hues = np.array([[6,3,8,9,2,5,7,0,4,1], [5,1,6,0,8,9,3,4,2,7]])/10   # of ground and shapes, by class; 0 is red
+
+def _colour(bright, strong, hue):
+    "Red, green and blue, around `bright` and up to `strong` away from it; `hue` goes around once from 0 to 1"
+    return bright + strong*np.cos(2*pi*(hue-np.arange(3)/3))
+
+def _colours(label, rng):
+    "The colours of ground and shapes, for a picture of one class"
+    ground,shape = _usual_hues[:,label] + rng.normal(0, .115, 2)
+    return (_colour(rng.uniform(60, 105), rng.uniform(20, 50), ground),
+            _colour(rng.uniform(140, 190), rng.uniform(25, 55), shape))
+
 # %% ../../nbs/kit/sample.ipynb #68bee3e7
+def _mosaic(rng, size):
+    "Patches that vary around 0 in lightness and tint: (size, size, 3)"
+    cells = rng.integers(40, 49)
+    x = rng.uniform(10, 30)*rng.standard_normal((cells,cells,1)) + 25*rng.standard_normal((cells,cells,3))
+    im = Image.fromarray((x+128).clip(0, 255).astype(np.uint8)).resize((size,size), Image.BICUBIC)
+    return np.asarray(im, dtype=np.float32) - 128
+
 def _texture(colour, rng, size):
-    "A picture filled with `colour` and a second near it: plain, gradient, stripes, checks or noise"
+    "A picture filled with `colour` and a second near it: plain, gradient, stripes, checks or noise; and a mosaic"
     y,x = np.mgrid[:size,:size].astype(np.float32)/size
     angle = rng.uniform(0, 2*pi)
     freq = rng.uniform(4, 16)
@@ -73,7 +93,8 @@ def _texture(colour, rng, size):
         coarse = rng.random((int(3*freq),)*2, dtype=np.float32)
         t = np.asarray(Image.fromarray(coarse).resize((size,size), Image.BICUBIC))
     t = t[...,None]-np.float32(t.mean())
-    return Image.fromarray((colour + t*rng.normal(0, 20, 3).astype(np.float32)).clip(0, 255).astype(np.uint8))
+    x = colour + t*rng.normal(0, 20, 3).astype(np.float32) + _mosaic(rng, size)
+    return Image.fromarray(x.clip(0, 255).astype(np.uint8))
 
 # %% ../../nbs/kit/sample.ipynb #94dc7413
 def _clutter(im, n, rng):
@@ -97,21 +118,19 @@ def _clutter(im, n, rng):
 def draw_image(
     label:int, # which class: an index into `sample_classes`
     rng:np.random.Generator, # what the picture is drawn from
-    size:int=160 # side in pixels
+    size:int=96 # side in pixels
 ) -> Image.Image:
-    "One picture, RGB: four light shapes of one class on a darker ground. All but the shape is left to chance"
-    # Light on dark holds for each class alike: with colours wholly free, some 300 steps are too few to learn shapes
-    colours = np.array([[75],[180]]) + rng.uniform(-20, 20, (2,1)) + rng.uniform(-40, 40, (2,3))
+    "One picture, RGB: nine shapes of one class on a darker ground. Colours lean towards the class, the rest is chance"
     double = 2*size,2*size   # drawn at twice the size, then halved, for smooth edges
-    im,filling = [_texture(c, rng, size).resize(double) for c in colours.astype(np.float32)]
-    _clutter(im, rng.integers(0, 3), rng)
+    im,filling = [_texture(c.astype(np.float32), rng, size).resize(double) for c in _colours(label, rng)]
+    _clutter(im, rng.integers(0, 5), rng)
     mask = Image.new('L', double)
-    area = rng.uniform(.15, .35)
-    for i in range(4): # quarters of the picture
-        p = _place(_outline(label), area, rng, size) + (i%2*size, i//2*size)
+    area,box = rng.uniform(.2, .4),2*size/3
+    for i in range(9):
+        p = _place(_outline(label), area, rng, box) + (i%3*box, i//3*box)
         ImageDraw.Draw(mask).polygon([tuple(o) for o in p], fill=255)
     im.paste(filling, mask=mask)
-    _clutter(im, rng.integers(0, 2), rng)
+    _clutter(im, rng.integers(0, 4), rng)
     return _light(np.asarray(im.reduce(2), dtype=np.float32), rng)
 
 def _light(x, rng):
@@ -150,9 +169,9 @@ def _draw_all(folder, n_train, n_val, size, seed):
 # %% ../../nbs/kit/sample.ipynb #67ced69d
 def make_sample(
     dest:Path, # the folder to make; its parent is made if it is missing
-    n_train:int=1000, # training pictures, all classes together
+    n_train:int=2000, # training pictures, all classes together
     n_val:int=1000, # validation pictures, all classes together
-    size:int=160, # side in pixels
+    size:int=96, # side in pixels
     seed:int=42, # the same seed draws the same bytes, in however many processes
 ) -> Path: # `dest`, in Imagenette's layout, with its settings in `sample.json`
     "Draw the sample set, all of it or nothing, unless it is there. Raises `CourseError` for no room, or another set"
