@@ -10,6 +10,8 @@ V := $(call quote,VENV)
 PY := $(V)/bin/python
 # The notebooks and tests run without a network, where the system lets a user take it away.
 OFFLINE := $(if $(shell unshare -rn true 2>/dev/null && echo yes),unshare -rn $(PY) .ci/offline)
+# There a warning is an error, but for those of other libraries that .ci/warnings lists.
+STRICT := env PYTHONWARNINGS="$$(grep -Ev '^(\#|$$)' .ci/warnings | paste -sd , -)"
 
 run: venv  ## train the ladder of models; DATA=imagenette or a folder for real photos
 	$(PY) -m resnet_course ladder --data $(call quote,DATA) --resume
@@ -17,18 +19,18 @@ run: venv  ## train the ladder of models; DATA=imagenette or a folder for real p
 test: venv  ## everything that CI runs
 	PATH="$$(cd $(V)/bin && pwd):$$PATH" bash .ci/in_step
 	@$(if $(OFFLINE),true,echo "no unshare here: the tests run with the network on")
-	$(OFFLINE) $(PY) $(V)/bin/nbdev_test --n_workers 1 --timing
-	@# several processes: one thread each, or they stall each other
-	$(OFFLINE) env OMP_NUM_THREADS=1 $(PY) $(V)/bin/nbdev_test
-	$(OFFLINE) $(PY) $(V)/bin/nbdev_test --path index.ipynb
-	$(OFFLINE) $(PY) .ci/exercises
-	$(OFFLINE) $(PY) -m pytest -q tests
+	@# several processes: one thread each, or they stall each other; then the path as a reader runs it, with all cores
+	$(OFFLINE) $(STRICT) OMP_NUM_THREADS=1 $(PY) $(V)/bin/nbdev_test --timing
+	$(OFFLINE) $(STRICT) $(PY) $(V)/bin/nbdev_test --n_workers 1 --file_re '^0'
+	$(OFFLINE) $(STRICT) $(PY) $(V)/bin/nbdev_test --path index.ipynb
+	$(OFFLINE) $(STRICT) $(PY) .ci/exercises
+	$(OFFLINE) $(STRICT) $(PY) -m pytest -q tests
 
 gpu: venv  ## on a machine with a CUDA GPU, in under ten minutes: test what only a GPU can show, and measure; into results/gpu
 	$(PY) -W ignore -m pytest -q --confcutdir=tests/gpu tests/gpu
 
-test-slow: venv  ## what takes long: a run is killed 200 times (results/faults/ has what came of it); later Pythons
-	env RESNET_COURSE_KILLS=200 OMP_NUM_THREADS=1 $(PY) -m pytest -q -s tests/test_kills.py
+test-slow: venv  ## what takes long: faults of every kind, a run killed 200 times among them, counted in results/faults; later Pythons
+	env RESNET_COURSE_FAULTS="$$PWD/results/faults" OMP_NUM_THREADS=1 $(PY) -m pytest -q -s -m faults tests
 	bash .ci/pythons
 
 lock: venv  ## make the lock anew from settings.ini's ranges, then try the newest of everything, which doctor then knows

@@ -118,6 +118,8 @@ def _steps(b):
         batch = b.batch(size, b.bs if depth==18 and size<=128 else b.bs//2)
         for k,base,steps in _step_cases(b, depth, net, xnet, size, batch, timm):
             yield from _rows(b.times(steps), len(batch[0]), 'images/s', base, net=k, size=size, precision=b.precision)
+            steps.clear()   # before the next nets are made: theirs is memory enough
+            gc.collect()
 
 # %% ../nbs/tools/bench.ipynb #4a3b620a
 def _loaders(b):

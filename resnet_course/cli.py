@@ -7,8 +7,8 @@ __all__ = ['rungs', 'app', 'experiments', 'save_curves', 'course', 'ladder', 'ex
            'bench', 'progress', 'slides', 'learn', 'doctor', 'main']
 
 # %% ../nbs/tools/cli.ipynb #df0caccd
-import json, logging, os, sys, warnings
-from contextlib import suppress
+import json, logging, os, re, sys, warnings
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
@@ -18,7 +18,7 @@ from time import perf_counter
 from typing import Annotated, Optional
 import typer
 from typer.core import TyperGroup
-from .kit.files import CourseError, check_name, first_line, no_room, write_whole
+from .kit.files import CourseError, check_name, first_line, no_room, plain, tell, threads, write_whole
 from .doctor import cannot_write, checks, said
 from .again import compare_circumstances, load_record, photos_of, recipe_run
 
@@ -33,8 +33,7 @@ def _names(models, known):
     return [r for r in known if r in names]
 
 def _check_epochs(epochs:Optional[int]):
-    if epochs is not None and epochs<1:
-        raise CourseError(f"--epochs {epochs}: there is nothing to train; give 1 or more")
+    if epochs is not None and epochs<1: raise CourseError(f"--epochs {epochs}: there is nothing to train; give 1 or more")
     return epochs
 
 def _check_data_name(data:Optional[str]):
@@ -45,8 +44,10 @@ def _check_precision(precision:Optional[str]):
     if precision is not None: check_name('precision', precision, ('fp32','bf16','fp16'))
     return precision
 
-def _check_run(out, precision=None):
+def _check_run(out, precision=None, alone=True):
     "What would only come up when the photos are decoded: raises `CourseError` if a run cannot write or compute so"
+    if alone and (n:=os.environ.get('WORLD_SIZE') or '1')!='1':
+        raise CourseError(f"WORLD_SIZE is {n}: only `resnet_course train` runs in several processes; unset it, or start one")
     if why:=cannot_write(out): raise CourseError(f"--out {out}: {why}; name a folder of yours")
     if not precision: return
     from resnet_course.training import check_precision
@@ -71,7 +72,7 @@ def _run(runs:dict, out:Path, note:str=None) -> list:
     try:
         for name,run in runs.items(): records.append(run())
     except KeyboardInterrupt as e:
-        typer.echo(f'\nstopped in {name}; finished runs are in {out}; add --resume to the command to go on', err=True)
+        tell(f'stopped in {name}; finished runs are in {out}; add --resume to the command to go on', sys.stderr)
         raise typer.Exit(getattr(e, 'code', 130))
     if rank(): return records   # the first process says and draws it
     res = show_table(summary(as_runs(records)).drop(columns=['spread','seeds']))
@@ -82,7 +83,7 @@ def _run(runs:dict, out:Path, note:str=None) -> list:
     except Exception as e:   # all is saved: a picture cannot make a run fail
         typer.echo(f'warning: the curves could not be drawn ({type(e).__name__}: {first_line(e)})', err=True)
         made = 'records'
-    typer.echo(f'{made} are in {out}')
+    tell(f'{made} are in {out}')
     if stopped:=[o['model'] for o in records if not o.get('complete')]:
         typer.echo(f"not complete: {', '.join(stopped)}", err=True)
         raise typer.Exit(1)
@@ -208,7 +209,7 @@ def train(
     from resnet_course.scale import for_many, joined, restarted
     r = lesson.recipe(recipe)
     if model is not None: check_name('model', model, lesson.course_nets)
-    _check_run(out or Path('runs'), precision)
+    _check_run(out or Path('runs'), precision, alone=False)
     path = course_path(data, (r if size is None else lesson.resized(r, size)).presize)
     out = out or Path('runs')/f'train-{data_name(path)}'
     if scale_batch: r = for_many(r)
@@ -299,7 +300,7 @@ def bench(
     tables = {name: show_table(benchmark.bench_rows(record)) for name,record in records.items()}
     if not quick: tables['targets'] = benchmark.bench_targets(records)
     for name,table in tables.items(): typer.echo(f'\n{name}\n{table.to_string(index=False)}')
-    typer.echo(f'\nthe records are in {out}')
+    typer.echo(f'\nthe records are in {plain(str(out))}')
 
 # %% ../nbs/tools/cli.ipynb #10ed3e88
 @app.command()
@@ -319,7 +320,7 @@ def progress(
         from resnet_course.teach import gathered
         table = gathered(folders or [], name or [])
         with write_whole(export) as f: f.write('\ufeff' + table.to_csv(index=False))   # the mark by which Excel knows UTF-8
-        return typer.echo(f"{len(table)} reader{'s'*(len(table)>1)}: who has passed what is in {export}")
+        return tell(f"{len(table)} reader{'s'*(len(table)>1)}: who has passed what is in {export}")
     from resnet_course import check
     if reset: check.reset()
     rows = check.progress()
@@ -332,12 +333,14 @@ def progress(
 def slides(
     lessons:Annotated[Optional[list[str]], typer.Argument(help="such as 04_resblock", show_default='those on the path')]=None,
     out:Annotated[Path, typer.Option(help="folder for the HTML files")]=Path('slides'),
+    reveal:Annotated[Optional[Path], typer.Option(help="folder of reveal.js, as `npm install reveal.js` makes it",
+                                                  show_default='from the network, when slides are opened')]=None,
 ):
     "Make slides of lessons, for a browser."
     from resnet_course import teach
     if why:=cannot_write(out): raise CourseError(f"--out {out}: {why}; name a folder of yours")
     for o in lessons or []: check_name('lesson', o, teach.lesson_names())
-    for o in lessons or teach.lesson_names()[:8]: typer.echo(teach.slides(o, out))
+    for o in lessons or teach.lesson_names()[:8]: typer.echo(teach.slides(o, out, reveal))
 
 # %% ../nbs/tools/cli.ipynb #0c0fa7b1
 @app.command()
@@ -352,7 +355,7 @@ def learn(
     from resnet_course import learn as own
     dest = folder or own.course_folder() or Path('resnet-lessons')
     if why:=cannot_write(dest): raise CourseError(f"{dest}: {why}; name a folder of yours")
-    for line in own.bring(dest, solutions): typer.echo(line)
+    for line in own.bring(dest, solutions): tell(line)
     if others:=own.missing_libraries(dest):
         typer.echo(f"some lessons compare with {', '.join(others)}: pip install {' '.join(others)} for those")
     if lab: raise typer.Exit(own.open_lab(dest))
@@ -364,7 +367,7 @@ def doctor(data:Annotated[Optional[str], typer.Option(help="a folder whose broke
     "Say what the course runs on, which data it finds, and how to mend what is wrong; exit status 1 if anything is."
     wrong = 0
     for what,found,mend in checks(data):
-        typer.echo(f'! {what:<10} {found}: {mend}' if mend else f'  {what:<10} {found}')
+        tell(f'! {what:<10} {found}: {mend}' if mend else f'  {what:<10} {found}')
         wrong += bool(mend)
     typer.echo(f'{wrong} to mend: the lines with !' if wrong else 'nothing is wrong')
     if wrong: raise typer.Exit(1)
@@ -372,10 +375,10 @@ def doctor(data:Annotated[Optional[str], typer.Option(help="a folder whose broke
 # %% ../nbs/tools/cli.ipynb #6275ae9b
 def _mendable(e):
     "The `CourseError` that tells what a user can mend; None for a bug"
+    if isinstance(e, ImportError) and 'map segment' in str(e): e = MemoryError()   # not even the libraries fit
     if full:=no_room(e): return full
     if isinstance(e, RuntimeError) and str(e).startswith('DataLoader worker (pid'):
-        return CourseError("a process that loads photos was ended: there is too little memory, or shared memory in "
-                           "/dev/shm (in Docker, --shm-size=1g gives more)")
+        return CourseError("a process that loads photos was ended: too little memory, or /dev/shm (in Docker: --shm-size=1g)")
     if isinstance(e, RuntimeError) and 'home directory' in str(e):
         return CourseError("this user has no home: set FASTAI_HOME to a folder of yours, for data")
     if isinstance(e, (CourseError, OSError)): return CourseError(said(e))
@@ -387,8 +390,15 @@ def _let_go():
         except (OSError, ValueError):
             with suppress(OSError, ValueError): os.dup2(os.open(os.devnull, os.O_WRONLY), o.fileno())
 
+class _Plain:
+    "The stream `to`, on which no text steers the terminal: only ends of lines, and of progress bars, stay as they are"
+    def __init__(self, to): self.to = to
+    def write(self, text): return self.to.write(re.sub(r'[^\n\r\t]+', lambda m: plain(m[0]), text))
+    def __getattr__(self, name): return getattr(self.to, name)
+
 def main():
     "The console script: tells in one line what a user can mend"
+    if threads(n:=(os.cpu_count() or 1)-1)<n: os.environ['OMP_NUM_THREADS'] = '1'   # or libraries would end the process
     os.environ['MPLBACKEND'] = 'Agg'   # curves go to files; an inherited one may be of a notebook, and not be here
     # with fastai 2.8, torch warns at every start about `torch.jit.script`, and a user cannot mend that
     warnings.filterwarnings('ignore', message='.*torch.jit.script.*')
@@ -396,11 +406,11 @@ def main():
     for o in ('stdout','stderr'):
         if getattr(sys, o) is None: setattr(sys, o, open(os.devnull, 'w'))   # closed, as a daemon's may be
         getattr(sys, o).reconfigure(errors='backslashreplace')   # some names of files are not text
-    try: app()
+    try:
+        with redirect_stdout(_Plain(sys.stdout)), redirect_stderr(_Plain(sys.stderr)): app()
     except Exception as e:
         if not (error:=_mendable(e)): raise
-        typer.echo(f'error: {error}', err=True)
-        sys.exit(1)
+        sys.exit(tell(f'error: {error}', sys.stderr) or 1)
     finally: _let_go()
 
 if __name__=='__main__' and '__file__' in globals(): main()   # python -m resnet_course.cli; a notebook is no file

@@ -10,7 +10,7 @@ import errno, os, platform, shutil
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 import resnet_course
-from .kit.files import CourseError, first_line, load_json
+from .kit.files import CourseError, first_line, load_json, shared_memory, threads
 
 # %% ../nbs/tools/doctor.ipynb #d0c70a05
 def said(e):
@@ -35,9 +35,9 @@ def cannot_write(folder):
 # %% ../nbs/tools/doctor.ipynb #d0c70a11
 def _data_folder():
     "Where fastai keeps data sets, and why there is no such folder: asking for it makes it, if this home is yours"
-    from resnet_course.data import fastai_path
-    try: return fastai_path('data'),None
-    except (OSError, RuntimeError) as e:
+    from resnet_course.kit.download import fastai_folder
+    try: return fastai_folder('data'),None
+    except (CourseError, OSError, RuntimeError) as e:
         home = Path(os.path.expanduser(os.environ.get('FASTAI_HOME') or '~/.fastai'))
         return home/'data',getattr(e, 'strerror', None) or first_line(e).rstrip('.')
 
@@ -75,6 +75,13 @@ def _untested():
         except PackageNotFoundError: continue
         if not Version(oldest) <= Version(Version(there).public) <= Version(newest): yield f'{name} {there} (tested: {oldest} to {newest})'
 
+def _small():
+    "What there is little of here, and what the course does without"
+    from resnet_course.data import open_files
+    if (n:=shared_memory())<2**28: yield f'{n/1e6:.0f} MB of shared memory: fewer processes load photos'
+    if (n:=open_files())<128: yield f'{n} open files: fewer processes load photos'
+    if threads(4)<4: yield 'no threads: one thing is done after another'
+
 def checks(data):
     "What is looked at, what was found, and how to mend it, or None; `data`: a folder whose photos are read, too"
     yield 'python', platform.python_version(), None
@@ -94,6 +101,7 @@ def checks(data):
     yield 'device', f"{hw['device']}: {hw['name']}, {hw['cores']} cores, {hw['threads']} threads", None
     yield 'precision', f'{precision} ({why})', None
     yield 'C loops', f'off: {off}' if (off:=speed.c_loops()) else 'on', None
+    if small:='; '.join(_small()): yield 'small', small, None
     folder,why = _data_folder()
     kept = _check_folder('data kept', folder, 'set FASTAI_HOME to', why)
     yield kept

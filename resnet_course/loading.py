@@ -11,10 +11,11 @@ import errno
 from collections import deque
 from contextlib import suppress
 from fastai.vision.all import *
-from concurrent.futures import ThreadPoolExecutor   # after fastai, which has another
-from .kit.files import check_batch, check_size, CourseError, write_whole
+from .kit.files import check_batch, check_size, CourseError, open_file, pool, write_whole
 from .kit.arrays import PhotoLoaders
+from .kit.download import fastai_folder
 from .kit.gpu import received, sent
+from .kit.opening import check_pixels, contents, opened
 from .kit.photos import class_of, data_name, fingerprint, load_photo, photos_by_class, resize_photo
 
 # %% ../nbs/12_loading.ipynb #ad4ada0c
@@ -61,7 +62,7 @@ def build_cache(
 ):
     "Decodes photos into a cache file, in as many threads as there are cores; the file is complete, or is not there"
     load = partial(load_photo, presize=about['presize'])
-    with write_whole(file, 'wb') as f, ThreadPoolExecutor(num_cpus()) as ex:
+    with write_whole(file, 'wb') as f, pool(num_cpus()) as ex:
         photos = (x for part in chunked(files, 512) for x in ex.map(load, part))   # at most 512 wait for the disk
         sizes = []
         for x in progress_bar(photos, total=len(files), leave=False):
@@ -71,7 +72,7 @@ def build_cache(
         f.write(index + len(index).to_bytes(8, 'little') + _mark)
 
 # %% ../nbs/12_loading.ipynb #87907c81
-def _cache_folder(folder): return Path(folder or fastai_path('data')/'resnet-course-cache')
+def _cache_folder(folder): return Path(folder or fastai_folder('data')/'resnet-course-cache')
 
 def _caches(folder):
     "The cache files in `folder`, the longest unused first, each with what `stat` says of it"
@@ -266,10 +267,11 @@ def set_split_idx(self:PhotoCrops, i):
 
 # %% ../nbs/12_loading.ipynb #0687d4a5
 def _start(f, *args):
-    "The future result of `f(*args)`, from a thread that ends with it"
-    ex = ThreadPoolExecutor(1)
+    "The future result of `f(*args)`, from a thread that ends with it, or done at once where there is none"
+    ex = pool()
     try: return ex.submit(f, *args)
     finally: ex.shutdown(wait=False)
+
 
 # %% ../nbs/12_loading.ipynb #ee829e32
 class AheadDL(TfmdDL):
@@ -286,9 +288,14 @@ class AheadDL(TfmdDL):
         k,n = self.part
         return sent(self.dataset.batch(idxs, rng, slice(k*len(idxs)//n, (k+1)*len(idxs)//n)), self.device)
     def _batches(self, idxs):
-        bs = list(self.chunkify(idxs))
-        if len(bs)>1 and len(bs[-1])<self.part[1]: bs[-2:] = [bs[-2]+bs[-1]]   # too few for all processes
-        return bs
+        "One after the other, since `show_batch(unique=True)` never ends; a last one too small for all processes joins the one before"
+        held = []
+        for b in self.chunkify(idxs):
+            if held and len(b)>=self.part[1]:
+                yield held
+                held = []
+            held = held+b
+        if held: yield held
     def create_batches(self, idxs):
         seed,started = self.rng.getrandbits(64),deque()
         for i,b in enumerate(self._batches(idxs)):

@@ -109,7 +109,7 @@ def fit_or_show(
     "`fit_one_cycle`, after saying how long it takes; over half an hour it shows the recorded run, unless LONG=1"
     try: seconds = fit_seconds(learn, epochs)
     except Exception: seconds = 0   # one that needs more than `fit_seconds` gives it is simply trained
-    else: print(f"{epochs} epochs take about {seconds/60:.1f} minutes on this device")
+    else: print(f"{epochs} epoch{'s take' if epochs!=1 else ' takes'} about {seconds/60:.1f} minutes on this device")
     if seconds<1800 or os.environ.get('LONG')=='1': return learn.fit_one_cycle(epochs, lr)
     print("That is over half an hour; LONG=1 in the environment trains. " +
           ("Here is the recorded run:" if len(runs) else "There is no recorded run yet."))

@@ -1,21 +1,54 @@
 "What several tests share. No test writes outside pytest's temporary folders, or needs a network."
-import os, shutil, signal, subprocess, sys, tarfile, tempfile, zipfile
+import gc, os, shutil, signal, subprocess, sys, tarfile, tempfile, zipfile
+from pathlib import Path
 
 home = tempfile.mkdtemp(prefix='resnet_course-tests-')   # before fastai is imported: it reads FASTAI_HOME once
-os.environ |= dict(FASTAI_HOME=home, MPLBACKEND='Agg')
+strict = [o for o in (Path(__file__).parent.parent/'.ci/warnings').read_text(encoding='utf-8').splitlines() if o and o[0]!='#']
+os.environ |= dict(FASTAI_HOME=home, MPLBACKEND='Agg', PYTHONWARNINGS=','.join(strict))
 for k in ('IN_TEST','RESNET_COURSE_DATA','LONG'): os.environ.pop(k, None)
 signal.signal(signal.SIGINT, signal.default_int_handler)   # it is ignored where the tests run in the background
 
 import pytest, torch
 from fastai.vision.all import *
 from PIL import Image
-from resnet_course.kit.files import CourseError
+from resnet_course.kit.files import CourseError, save_json
+from resnet_course.kit.runs import commit, hardware, versions
 from resnet_course.kit.sample import make_sample
 from resnet_course.data import get_data
 from resnet_course.training import get_learner
 from resnet_course.fcn import get_fcn
+from resnet_course.speed import TrimMemory
 
 collect_ignore = ['gpu']   # a target of its own, `make gpu`
+
+slow = 'RESNET_COURSE_FAULTS' in os.environ   # `make test-slow` sets it, to the folder of the records
+
+def pytest_configure(config):
+    for o in strict: config.addinivalue_line('filterwarnings', o)
+
+def pytest_collection_modifyitems(items):
+    "`-m faults` runs the tests that count faults"
+    for o in items:
+        if 'faults' in getattr(o, 'fixturenames', ()): o.add_marker('faults')
+
+@pytest.fixture(scope='session')
+def faults():
+    """To be called with a kind of fault, how many were injected, and how many of them did no harm, which has to be all. What the
+    tests of one kind say is added up, and `make test-slow` keeps it in a record, from which the docs have their table"""
+    counts = defaultdict(Counter)
+    def note(kind, injected, survived, **about):
+        counts[kind].update(injected=injected, survived=survived, lost=injected-survived)
+        if slow: save_json(Path(os.environ['RESNET_COURSE_FAULTS'])/f"{'-'.join(kind.split())}.json", dict(name=kind,
+            command='make test-slow', **counts[kind], **about, hardware=hardware('cpu'), versions=versions(), commit=commit()))
+        assert survived==injected, f'{kind}: {injected-survived} of {injected} lost'
+    return note
+
+def pytest_collection_finish(): gc.freeze()   # what the imports brought stays, and need not be looked through again
+
+def pytest_runtest_logfinish():
+    "Gives back a test's memory: a learner goes in circles, and `keep_memory` holds what is freed, for the whole process"
+    gc.collect()
+    TrimMemory().after_epoch()
 
 def pytest_sessionfinish(): shutil.rmtree(home, ignore_errors=True)
 

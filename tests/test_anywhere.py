@@ -17,7 +17,7 @@ from resnet_course.kit.stopping import Stops
 with Stops(): print('works')
 '''
 def test_without_what_only_unix_has():
-    p = subprocess.run([sys.executable,'-W','ignore','-c',without], capture_output=True, text=True)
+    p = subprocess.run([sys.executable,'-c',without], capture_output=True, text=True)
     assert p.returncode==0 and p.stdout.split()[-1:]==['works'], p.stderr
 
 def test_a_lock_that_is_open_stays(drawn, tmp_path, monkeypatch):

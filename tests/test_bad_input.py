@@ -6,6 +6,7 @@ from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
 from fastai.vision.all import *
 from PIL import Image
 from resnet_course import data
+from resnet_course.kit import download
 from resnet_course.kit.files import CourseError
 from resnet_course.kit.sample import make_sample
 from resnet_course.kit.photos import broken_images, data_name, fingerprint, Photo, photos_by_class
@@ -207,7 +208,7 @@ def test_a_full_disk_leaves_no_half_sample(tmp_path, monkeypatch, n):
 
 def test_two_processes_draw_one_sample(tmp_path, drawn):
     code = f"from resnet_course.kit.photos import fingerprint; from resnet_course.kit.sample import make_sample; from pathlib import Path; print(fingerprint(make_sample({str(tmp_path/'set')!r}, 64, 24, 32)))"
-    ps = [subprocess.Popen([sys.executable,'-W','ignore','-c',code], text=True,
+    ps = [subprocess.Popen([sys.executable,'-c',code], text=True,
                            stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)]
     outs = [p.communicate() for p in ps]
     assert [p.returncode for p in ps]==[0,0], outs
@@ -229,8 +230,8 @@ def test_a_sample_that_is_there_is_kept_and_nothing_else_taken_for_it(tmp_path, 
 
 # --- which data -------------------------------------------------------------------------------------------------
 def test_no_network(monkeypatch):
-    def fail(url): raise URLError('no route to host\nsecond line')
-    monkeypatch.setattr(data, 'untar_data', fail)
+    def fail(url, **kwargs): raise URLError('no route to host\nsecond line')
+    monkeypatch.setattr(download, 'urlopen', fail)
     with pytest.raises(Exception) as e: course_path('imagenette')
     assert one_line(e, 'imagenette', 'URLError', 'no route to host', 'RESNET_COURSE_DATA=sample')
     assert '[' not in str(e.value)   # the reason as words, not as Python's list of lines
@@ -238,7 +239,7 @@ def test_no_network(monkeypatch):
 @pytest.mark.parametrize('there', [[], ['val/n01440764/1.JPEG']])
 def test_half_an_imagenette(tmp_path, monkeypatch, there):
     "As a copy leaves it that was cut off"
-    monkeypatch.setattr(data, 'fastai_path', lambda _: tmp_path)
+    monkeypatch.setattr(data, 'fastai_folder', lambda _: tmp_path)
     for o in ('imagenette2-160','imagenette2'): (tmp_path/o).mkdir()
     for o in there: photo(tmp_path/'imagenette2-160'/o)
     for presize,folder,n in ((160,'imagenette2-160',len(there)), (224,'imagenette2',0)):
@@ -390,7 +391,8 @@ def test_mnist_files_that_do_not_fit(tmp_path, which, shape, most):
 
 def test_half_a_cifar(tmp_path, monkeypatch):
     monkeypatch.delenv('RESNET_COURSE_CIFAR10', raising=False)
-    monkeypatch.setattr(data, 'untar_data', lambda _: photo_set(tmp_path/'cifar10'))
+    monkeypatch.setattr(data, 'fastai_folder', lambda kind: tmp_path)
+    photo_set(tmp_path/'cifar10')
     with pytest.raises(Exception) as e: course_path('cifar10')
     assert one_line(e, tmp_path/'cifar10', 'of CIFAR-10\'s 60,000', 'delete it')
 
@@ -467,8 +469,7 @@ def test_where_the_small_sets_are(tmp_path, monkeypatch, name):
     assert one_line(e, tmp_path/'gone', var)
     monkeypatch.delenv(var)
     def fail(*args, **kwargs): raise URLError('no route to host')
-    monkeypatch.setattr(data, 'untar_data', fail)
-    monkeypatch.setattr(data, 'FashionMNIST', fail)
+    monkeypatch.setattr(download, 'urlopen', fail)
     monkeypatch.setattr(data, '_debian_fashion', tmp_path/'none')
     with pytest.raises(Exception) as e: course_path(name)
     assert one_line(e, var) and ('no route to host' in str(e.value) or name=='signs')

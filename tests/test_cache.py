@@ -571,7 +571,7 @@ def test_stopped_and_resumed(drawn, at, batch):
 
 def test_a_home_that_cannot_be_written(drawn, monkeypatch, capsys):
     def fail(_): raise PermissionError(13, 'Permission denied')
-    monkeypatch.setattr(loading, 'fastai_path', fail)
+    monkeypatch.setattr(loading, 'fastai_folder', fail)
     assert isinstance(cached_photos(drawn, get_image_files(drawn), 24), PhotoFiles)
     assert capsys.readouterr().out.startswith('No cache in FASTAI_HOME (Permission denied): photos are decoded')
 

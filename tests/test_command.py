@@ -6,7 +6,7 @@ from PIL import Image
 from resnet_course import cli, data, recipe as recipes
 from resnet_course.kit.files import CourseError
 from resnet_course.kit.sample import make_sample
-from conftest import photo_set
+from conftest import photo, photo_set
 
 @pytest.fixture(scope='module')
 def tiny(tmp_path_factory): return make_sample(tmp_path_factory.mktemp('tiny')/'set', n_train=48, n_val=24, size=32)
@@ -352,7 +352,7 @@ def test_own_photos_without_a_home(command, no_home):
 
 # --- ways in, and ways out ----------------------------------------------------------------------------------------
 def by_python(*args, **env):
-    return subprocess.run([sys.executable, '-W', 'ignore', '-m', *map(str, args)], env=os.environ|env,
+    return subprocess.run([sys.executable, '-m', *map(str, args)], env=os.environ|env,
                           capture_output=True, text=True)
 
 @pytest.mark.parametrize('module', ['resnet_course','resnet_course.cli'])
@@ -493,3 +493,27 @@ def test_reset_removes_only_a_progress(tmp_path, monkeypatch, command):
         (tmp_path/'mine.json').write_text(text)
         status,_,err = command('progress', '--reset')
         assert status==1 and 'does not hold a progress' in err and (tmp_path/'mine.json').read_text()==text
+
+steering = '\x1b[2J\x9b31m\x07\u202e'
+def test_no_name_steers_the_terminal(command, monkeypatch):
+    "Of a folder, a class, a place, a word too much; nor does what a library prints"
+    path = photo_set(Path(f'a{steering}'), (f'cat{steering}','dog'), (f'cat{steering}','dog'))
+    (path/'train'/f'emu{steering}').mkdir()
+    photo(path/'train'/'dog'/f'deep{steering}'/'1.jpg')
+    (path/'val'/'dog'/f'x{steering}.jpg').write_text('no photo')
+    def by_a_library(*args, **kwargs):
+        print(f'by a library {steering}')
+        raise CourseError(steering)
+    monkeypatch.setattr('resnet_course.data.get_data', by_a_library)
+    for args in (['doctor','--data',path], ['train','--recipe','tiny','--model','fcn','--data',path,'--epochs',1,'--out',f'out{steering}'],
+                 ['ladder','--data',path], ['experiment',steering], ['reproduce',steering], ['train',steering], ['bench','--parts',steering]):
+        status,out,err = command(*args)
+        assert status and not set('\x1b\x9b\x07\u202e') & set(out+err) and r'\x1b' in out+err, args
+
+@pytest.mark.parametrize('args', [['ladder'], ['experiment','degradation'], ['bench'], ['speedrun'], ['reproduce']])
+def test_only_train_runs_in_several_processes(command, monkeypatch, args):
+    record = next((Path(__file__).parent.parent/'results'/'ladder').glob('*.json'))
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    monkeypatch.setattr('resnet_course.data.course_path', lambda *_: 1/0)
+    status,out,err = command(*args, *([record] if args==['reproduce'] else []))
+    assert status==1 and out=='' and err.startswith('error: WORLD_SIZE is 2: only `resnet_course train`') and err.count('\n')==1

@@ -133,7 +133,7 @@ def tuned_learner(path, sizes=(32,)):
 def test_importing_sets_nothing(flags):
     code = "import torch; f = lambda: (torch.backends.cudnn.benchmark, torch.get_float32_matmul_precision()); a = f()\n" \
            "from resnet_course.all import *; import resnet_course.bench; assert f()==a, f()"
-    subprocess.run([sys.executable, '-W', 'ignore', '-c', code], check=True)
+    subprocess.run([sys.executable, '-c', code], check=True)
 
 def test_a_learner_for_a_gpu_sets_nothing_yet(monkeypatch, flags):
     named_gpu(monkeypatch)
@@ -387,7 +387,7 @@ def test_no_copy_of_a_net_outlives_its_use(drawn, monkeypatch, make, precision):
 # --- `make gpu` -------------------------------------------------------------------------------------------------------
 top = Path(__file__).parent.parent
 def pytest_of(*args, **env):
-    args = [sys.executable, '-W', 'ignore', '-m', 'pytest', '-q', '-p', 'no:cacheprovider', *map(str, args)]
+    args = [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', *map(str, args)]
     return subprocess.run(args, cwd=top, env={**os.environ, 'PYTHONPATH':str(top), **env}, capture_output=True, text=True)
 
 def test_without_a_gpu_it_fails_in_one_line():

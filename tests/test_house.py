@@ -258,6 +258,26 @@ def test_doctor_knows_what_was_tested():
     assert {k:f'>={low}' for k,(low,_) in tested.items()}=={k:str(o).split(',')[-1] for k,o in settings()[0].items()}
     assert all(Version(o)<=Version(tested[k][1]) for k in tested for o in locked[k]), 'run `make lock`'
 
+def test_a_warning_is_an_error(pytestconfig):
+    "In the tests, in what they start and in the notebooks, but for those listed, each with a reason above it"
+    text = (top/'.ci'/'warnings').read_text(encoding='utf-8')
+    listed = [o for o in text.splitlines() if o and o[0]!='#']
+    assert listed[0]=='error' and all(o.startswith('ignore:') for o in listed[1:]) and not any(',' in o for o in listed)
+    assert re.search(r'\A(#.+\n(ignore:.+\n)+)+\Z', text.partition('error\n\n')[2].replace('\n\n', '\n'))
+    assert {*listed} <= {*pytestconfig.getini('filterwarnings')}
+    p = subprocess.run([sys.executable,'-c','import warnings; warnings.warn("so")'], capture_output=True, text=True)
+    assert p.returncode==1 and p.stderr.endswith('UserWarning: so\n')
+    tests = re.findall(r'^\t\$\(OFFLINE\) (.*)', (top/'Makefile').read_text(encoding='utf-8'), re.M)
+    assert len(tests)==5 and all(o.startswith('$(STRICT) ') for o in tests)
+
+def test_the_page_of_faults_shows_the_records():
+    "If not, run it again: `.ci/execute nbs/tools/faults.ipynb`"
+    page = json.loads((nbs/'tools'/'faults.ipynb').read_text(encoding='utf-8'))
+    shown = '\n'.join(''.join(o['data']['text/plain']) for c in page['cells'] for o in c.get('outputs', ()) if 'data' in o)
+    records = [json.loads(o.read_text(encoding='utf-8')) for o in (top/'results'/'faults').glob('*.json')]
+    assert records and all(o['survived']==o['injected']>0==o['lost'] for o in records)
+    for o in records: assert re.search(rf"^{o['name']} +{o['injected']} +{o['survived']} +0$", shown, re.M), o['name']
+
 def test_links_of_the_readme_hold_on_pypi(monkeypatch):
     "Each goes to a file of the repository, and to the same one as in the README"
     made = {}

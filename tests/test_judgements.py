@@ -103,6 +103,7 @@ def test_one_number_in_an_array_will_do(capsys):
     assert 'nan is no number' in said(capsys, 'batches', math.nan, 31)[1]
 
 @pytest.mark.parametrize('result', [lambda x: x>0, lambda x: x.to_sparse(), lambda x: x.cfloat()])
+@pytest.mark.filterwarnings('ignore:Casting complex')
 def test_an_odd_tensor_is_no_crash(result, capsys): assert said(capsys, 'conv1x1', lambda x,w: result(x))[0] is False
 
 def keyword_only(*names):
@@ -191,6 +192,7 @@ words = [
     ('`.detach().requires_grad_()`', 'grad_cam', no_leaf),
     ('wrap it in `nn.Parameter(...)`', 'as_conv', lambda lin,c,side: setattr(nn.Conv2d(c, 5, side), 'weight', lin.weight.data)),
 ]
+@pytest.mark.filterwarnings('ignore:The .grad attribute')   # of an answer that asks for it where there is none
 @pytest.mark.parametrize('part, name, answer', words, ids=[f'{o[1]}-{i}' for i,o in enumerate(words)])
 def test_words(part, name, answer, capsys):
     res,text = said(capsys, name, answer)
@@ -205,3 +207,10 @@ def test_print_is_one_line(capsys):
     res,text = said(capsys, 'resblock', Loud)
     assert res is True and text.count('\n')==2 and 'your code printed' in text and 'shape torch.Size' in text
     assert said(capsys, 'conv1x1', lambda x,w: print('once'))[1].endswith('(your code printed 1 line: once)\n')
+
+@pytest.mark.parametrize('name, answers, named, words', [
+    ('first_block', (), {}, "'MyBlock'. Hand in MyBlock"), ('normalise', (noop,), {}, 'Hand in my_normalise and my_denormalise'),
+    ('batches', (), dict(train=73), "'valid'. Hand in train and valid"), ('batches', (73,31,2), {}, 'too many positional')])
+def test_too_few_or_too_many_answers(name, answers, named, words, capsys):
+    "A line, and no traceback"
+    assert getattr(check, name)(*answers, **named) is False and words in capsys.readouterr().out

@@ -1,15 +1,14 @@
-"""A run that is killed again and again, anywhere, ends as if it had not been. `make test-slow` kills more often, and
-writes what came of it to results/faults/kills.json"""
+"A run that is killed again and again, anywhere, ends as if it had not been. `make test-slow` kills more often"
 import multiprocessing, os, random, signal, sys
 from contextlib import suppress
 import pytest, torch
 from fastai.vision.all import *
-from resnet_course.kit.files import load_json, save_json
-from resnet_course.kit.runs import commit, hardware, measured_fit, versions
+from resnet_course.kit.files import load_json
+from resnet_course.kit.runs import measured_fit
 from resnet_course.kit.weights import save_weights
-from conftest import tiny_learner
+from conftest import slow, tiny_learner
 
-kills = int(os.environ.get('RESNET_COURSE_KILLS', 12))
+kills = 200 if slow else 12
 name,epochs = 'a.json',3
 processes = multiprocessing.get_context('forkserver')   # which has imported all once: a new process is there at once
 processes.set_forkserver_preload(['test_kills'])
@@ -42,8 +41,8 @@ def ended(out):
     assert rec['complete']
     return torch.load(out/'a.pt', weights_only=True),rec['history'],rec['accuracy'],(out/'a.safetensors').read_bytes()
 
-def test_killed_again_and_again(drawn, tmp_path):
-    rng,lost,runs,of = random.Random(1),0,0,Counter()
+def test_killed_again_and_again(drawn, tmp_path, faults):
+    rng,runs,how_many = random.Random(1),0,Counter()
     def place(i):
         (o:=tmp_path/str(i)).mkdir()
         return o
@@ -51,8 +50,8 @@ def test_killed_again_and_again(drawn, tmp_path):
     start = time.monotonic()
     p.join()
     length,expected = time.monotonic()-start,ended(whole)
-    while sum(of.values())<kills:
-        out,runs = place(runs),runs+1
+    while sum(how_many.values())<kills:
+        out,of_this = place(runs),Counter()
         while True:
             p = started(drawn, out)
             p.join(rng.uniform(0, 1.3*length))
@@ -60,10 +59,9 @@ def test_killed_again_and_again(drawn, tmp_path):
             how = rng.choice([signal.SIGKILL,signal.SIGKILL,signal.SIGTERM])
             os.kill(p.pid, how)
             p.join(60)
-            of[how.name] += 1
-        lost += p.exitcode!=0 or not same(ended(out), expected)
-    print(f'{sum(of.values())} kills in {runs} runs, {lost} lost')
-    if 'RESNET_COURSE_KILLS' in os.environ:
-        save_json(Path(__file__).parent.parent/'results/faults/kills.json', dict(name='kills', command='make test-slow', kills=of,
-            runs=runs, lost=lost, epochs=epochs, hardware=hardware('cpu'), versions=versions(), commit=commit()))
-    assert not lost
+            of_this[how.name] += 1
+        runs,n = runs+1,of_this.total()
+        how_many += of_this
+        unharmed = p.exitcode==0 and same(ended(out), expected)
+        faults('a run is killed', n, n if unharmed else 0, runs=runs, by=how_many, epochs=epochs)
+        assert unharmed

@@ -168,7 +168,7 @@ def test_it_comes_with_the_wheel(built, tmp_path):
     "From the unpacked wheel, with nothing of the repository in reach: all lessons and the records that their cells read"
     _,there,size = built
     assert size<20e6
-    p = subprocess.run([sys.executable,'-W','ignore','-m','resnet_course','learn',str(tmp_path/'mine'),'--no-lab'], cwd=there,
+    p = subprocess.run([sys.executable,'-m','resnet_course','learn',str(tmp_path/'mine'),'--no-lab'], cwd=there,
                        env=outside(), capture_output=True, text=True)
     assert p.returncode==0, p.stderr
     got = tmp_path/'mine'

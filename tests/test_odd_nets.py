@@ -135,7 +135,8 @@ zoo = dict(
     resnet18=lambda: resnet18(4), fcn=lambda: get_fcn(4), cifar=lambda: cifar_resnet(8),
     averaged18=lambda: Averaged(resnet18(4), .9),
     **{o:partial(timm.create_model, o, num_classes=4) for o in
-       ('resnet18d','mobilenetv3_small_050','densenet121','convnext_atto','regnetx_002','efficientnet_lite0','vgg11_bn')})
+       ('resnet18d','mobilenetv3_small_050','densenet121','convnext_atto','regnetx_002','efficientnet_lite0')},
+    vgg11_bn=partial(timm.create_model, 'vgg11_bn', num_classes=4, mlp_ratio=1/64))   # else half a gigabyte
 
 def lived_in(make):
     "A net of the zoo in train mode, with norms that are not fresh, but for those that were made to evaluate"

@@ -28,12 +28,15 @@ def test_what_is_in_words_is_in_the_rows():
     rows = pd.DataFrame(dict(title=['a','b'], accuracy=[.5,.755]))
     assert 'a 50.0%, b 75.5%.' in in_words(rows)
 
-@pytest.mark.parametrize('net, size, shortcuts, own', [(resnet18(10), (3,64,64), 8, 3), (resnet50(10), (3,70,33), 16, 4),
-    (resnet_v1(50, 10), (3,64,64), 16, 4), (preact_resnet(18, 10), (3,64,64), 8, 3), (get_fcn(10), (3,64,64), 0, 0),
-    (cifar_resnet(20), (3,32,32), 9, 2), (resnet18(10, c_in=1), (1,64,64), 8, 3)])
-def test_the_tensors_of_a_net(net, size, shortcuts, own):
+made = dict(resnet18=lambda: resnet18(10), resnet50=lambda: resnet50(10), resnet_v1=lambda: resnet_v1(50, 10),
+    preact=lambda: preact_resnet(18, 10), fcn=lambda: get_fcn(10), cifar=lambda: cifar_resnet(20), grey=lambda: resnet18(10, c_in=1))
+
+@pytest.mark.parametrize('name, size, shortcuts, own', [('resnet18', (3,64,64), 8, 3), ('resnet50', (3,70,33), 16, 4),
+    ('resnet_v1', (3,64,64), 16, 4), ('preact', (3,64,64), 8, 3), ('fcn', (3,64,64), 0, 0), ('cifar', (3,32,32), 9, 2),
+    ('grey', (1,64,64), 8, 3)])
+def test_the_tensors_of_a_net(name, size, shortcuts, own):
     "From the image to the scores; a shortcut that changes the shape is dashed"
-    net = net.double()
+    net = made[name]().double()
     shapes,skips = net_tensors(net, *size)
     assert shapes[0]==size and shapes[-1]==(10,) and net.training
     assert len(skips)==shortcuts and sum(shapes[a-1]!=shapes[b] for a,b,_ in skips)==own

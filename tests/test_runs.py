@@ -54,11 +54,17 @@ def test_the_record(whole, drawn):
 def test_the_training_accuracy(drawn):
     "That of the batches as they were trained on"
     class Hits(Callback):
-        hits = []
+        right = []
         def after_pred(self):
-            if self.training: self.hits += (self.pred.argmax(1)==self.y).tolist()
+            if self.training: self.right += (self.pred.argmax(1)==self.y).tolist()
     _,rec = run(drawn, hits:=Hits(), epochs=2)
-    assert [o['train_accuracy'] for o in rec['history']]==[np.mean(hits.hits[:64]), np.mean(hits.hits[64:])]
+    assert [o['train_accuracy'] for o in rec['history']]==[np.mean(hits.right[:64]), np.mean(hits.right[64:])]
+
+@pytest.mark.filterwarnings('error:You are shadowing')
+def test_a_net_may_have_the_names_of_the_record(drawn):
+    learn = tiny_learner(drawn)
+    for o in ('hits','seen','last','parts','made','epochs','history','start'): setattr(learn.model, o, 5)
+    assert measured_fit(learn, 1, 1e-3, Path('a.json'), model='a', recipe='b', size=32, seed=42)['complete'] and learn.seen==5
 
 @pytest.mark.parametrize('stop, place', [ # `place`: the epoch to go on with, and how many of its batches are trained
     (CtrlC('before_batch',0,0), (0,1)), (CtrlC('before_batch',1,6), (1,3)), (CtrlC('after_step',1,5), (1,2)),

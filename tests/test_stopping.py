@@ -30,7 +30,7 @@ def test_what_is_ignored_stays_ignored(drawn, whole, ignored):
     try: assert outcome(*run(drawn, send(ignored)))==weights(whole)
     finally: signal.signal(ignored, was)
 
-def test_a_signal_between_two_looks_is_not_lost(drawn, whole, monkeypatch):
+def test_a_signal_between_two_looks_is_not_lost(drawn, whole):
     "It comes after the run has looked for one, and before it goes on"
     looked,real = [],checkpoint.most
     def late(*numbers):
@@ -39,12 +39,12 @@ def test_a_signal_between_two_looks_is_not_lost(drawn, whole, monkeypatch):
         if len(looked)==5: signal.raise_signal(signal.SIGINT)
         return res
     was = signal.signal(signal.SIGINT, signal.default_int_handler)
-    monkeypatch.setattr(checkpoint, 'most', late)
     try:
-        with pytest.raises(Stopped): run(drawn)
+        with pytest.MonkeyPatch.context() as m, pytest.raises(Stopped):
+            m.setattr(checkpoint, 'most', late)
+            run(drawn)
     finally: signal.signal(signal.SIGINT, was)
     assert len(looked)==6   # seen at the next look, and saved there
-    monkeypatch.undo()
     assert outcome(*run(drawn, resume=True))==weights(whole)
 
 def test_saved_on_request(drawn, whole):
@@ -130,7 +130,7 @@ from pathlib import Path
 from resnet_course.kit.runs import _alone
 with _alone(Path({str(file)!r})): print('mine', flush=True); time.sleep(60)"""
     file.parent.mkdir()
-    p = subprocess.Popen([sys.executable, '-W', 'ignore', '-c', code], stdout=subprocess.PIPE, text=True)
+    p = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, text=True)
     assert p.stdout.readline()=='mine\n'
     with pytest.raises(Exception) as e: fit(drawn)
     assert one_line(e, file, 'another process')
@@ -190,7 +190,7 @@ def test_nobody_listens(drawn, whole, monkeypatch, error, after, stream):
     assert outcome(*run(drawn, resume=True))==weights(whole)
 
 # --- the command ------------------------------------------------------------------------------------------------
-train = [sys.executable, '-W', 'ignore', '-m', 'resnet_course', 'train', '--recipe', 'tiny', '--precision', 'fp32', '--epochs', '40', '--out', 'out']
+train = [sys.executable, '-m', 'resnet_course', 'train', '--recipe', 'tiny', '--precision', 'fp32', '--epochs', '40', '--out', 'out']
 
 def started(drawn, **kwargs):
     "A run in a process of its own, in its second epoch"

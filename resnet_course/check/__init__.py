@@ -14,3 +14,4 @@ from .classics import *
 from .training import *
 from .insides import *
 from .transfer import *
+from .onward import *

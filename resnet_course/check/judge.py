@@ -14,6 +14,7 @@ from functools import cache, wraps
 from inspect import signature
 import resnet_course
 from fastai.vision.all import *
+from ..kit.download import fastai_folder
 from ..kit.files import CourseError, save_json, testing
 
 # %% ../../nbs/check/judge.ipynb #b558b508
@@ -84,6 +85,13 @@ def run_answer(f, *args, **kwargs):
 # %% ../../nbs/check/judge.ipynb #46c484ca
 exercises = {}   # {name of the check: (number, title)}, in reading order
 
+def _handed_in(f, answers, named):
+    "The arguments of a check by name. Raises `Wrong` where one is missing, or is one too many"
+    try: return signature(f).bind(*answers, **named).arguments
+    except TypeError as e:
+        wanted = [o.name for o in signature(f).parameters.values() if o.default is o.empty]
+        raise Wrong(f"{e}. Hand in {' and '.join(wanted)}") from None
+
 def _own(answer):
     "Refuse what a library defines"
     if isinstance(answer, type) or callable(answer) and not isinstance(answer, nn.Module):
@@ -113,7 +121,7 @@ def exercise(
             printed = io.StringIO()
             try:
                 with no_random(), torch.enable_grad(), contextlib.redirect_stdout(printed):
-                    for name,o in signature(f).bind(*answers, **kwargs).arguments.items():
+                    for name,o in _handed_in(f, answers, kwargs).items():
                         if o is None or o is ...: raise Blank
                         if name not in ours: _own(o)
                     said = f(*answers, **kwargs) or praise
@@ -140,7 +148,7 @@ def _progress_file():
         if Path(file).is_dir(): raise CourseError(f"RESNET_COURSE_PROGRESS is {file}, a folder: name a file")
         return Path(file)
     if testing(): return
-    return mine/'progress.json' if (mine:=course_folder()) else fastai_path('data')/'resnet-course-progress.json'
+    return mine/'progress.json' if (mine:=course_folder()) else fastai_folder('data')/'resnet-course-progress.json'
 
 # %% ../../nbs/check/judge.ipynb #84c3de33
 def _kept(file=None) -> tuple: # {check: when it was passed}, {check: first guess}

@@ -10,17 +10,22 @@ import gzip, zlib
 from zipfile import BadZipFile, ZipFile
 from torchvision.datasets import FashionMNIST
 from fastai.vision.all import *
-from .files import check_batch, CourseError, first_line
+from .files import check_batch, CourseError, first_line, open_file, tell
 from .photos import by_class, check_classes, photo_files, read_photo
 
 # %% ../../nbs/kit/arrays.ipynb #f8497c44
+_most_bytes = 2**28   # sixty thousand pictures of 28 px take 47 MB
+
 def _idx(file):
     "The array in a gzipped file of the MNIST format: two zeros, the type, the number of axes, their lengths, the bytes"
     try:
-        with gzip.open(file) as f: b = f.read()
+        with open_file(file) as raw, gzip.open(raw) as f: b = f.read(_most_bytes+1)
+        if len(b)>_most_bytes: raise ValueError(f'it holds more than {_most_bytes/1e6:.0f} MB')
         return np.frombuffer(b, np.uint8, offset=4+4*b[3]).reshape(np.frombuffer(b, '>i4', b[3], 4))
     except (OSError, EOFError, ValueError, IndexError, zlib.error) as e:
-        raise CourseError(f"{file} is not a complete MNIST file ({first_line(e)}): fetch it again") from None
+        why = getattr(e, 'strerror', None) or first_line(e)
+        raise CourseError(f"{file} is not a complete MNIST file ({why}): fetch it again") from None
+
 
 # %% ../../nbs/kit/arrays.ipynb #6f76e781
 def _mnist(path, split):
@@ -43,7 +48,7 @@ def _images(path):
                  if not any(o.startswith('.') or o=='__MACOSX' for o in n.split('/'))}   # a Mac's zips have such copies
         files,empty = (sorted(f for f,n in names.items() if n.endswith('/')==o) for o in (False,True))
         opener = lambda f: partial(zipped.open, names[f])
-    else: files,opener = photo_files(path, None),lambda f: partial(open, f, 'rb')
+    else: files,opener = photo_files(path, None),lambda f: partial(open_file, f)
 
     within = [f.relative_to(path).parts[:-1] for f in files]
     tops = sorted({o[:o.index('train')] for o in within if 'train' in o}, key=lambda o: (len(o),o))
@@ -67,7 +72,7 @@ def load_arrays(
 ) -> tuple: # x_train, y_train, x_val, y_val, classes; x is uint8 (n, c, h, w), y is int64 (n,)
     "All pictures of a small set, which have one size. Raises `CourseError` for a set that cannot be loaded"
     path = Path(path)
-    if os.path.isdir(path) and (images:=first(path.rglob('train-images-idx3-ubyte.gz'))):
+    if os.path.isdir(path) and (images:=first(f for f in photo_files(path, {'.gz'}) if f.name=='train-images-idx3-ubyte.gz')):
         train,val = _mnist(images, 'train'),_mnist(images, 't10k')
         if train[0].shape[1:]!=val[0].shape[1:]:
             raise CourseError(f"{images} holds pictures of another size than those of t10k: fetch both again")
@@ -79,16 +84,18 @@ def load_arrays(
         raise CourseError(f"{path}: no images in train/<class>/ and test/<class>/ (or val/); put them in that layout")
     if name=='test' and found['val']:
         n = sum(map(len, found['val'].values()))
-        print(f"{n} photos in {top/'val'} are left out: those in test/ judge the network")
+        tell(f"{n} photos in {top/'val'} are left out: those in test/ judge the network")
     check_classes(top, found['train'], found[name], folders, name)
     vocab,res,shape = list(found['train']),[],None
     for split in (found['train'],found[name]):
-        xs = {f: _pixels(opener(f), grey, f) for fs in split.values() for f in fs}
-        shape = shape or first(xs.values()).shape
-        if odd:=first(f for f,x in xs.items() if x.shape!=shape):
-            raise CourseError(f"{odd} differs from the others, and all must have one size: resize or remove it")
+        xs = []
+        for f in (f for fs in split.values() for f in fs):
+            xs.append(_pixels(opener(f), grey, f))
+            shape = shape or xs[0].shape
+            if xs[-1].shape!=shape:
+                raise CourseError(f"{f} differs from the others, and all must have one size: resize or remove it")
         labels = [vocab.index(c) for c,fs in split.items() for _ in fs]
-        res += [torch.from_numpy(np.stack([*xs.values()])), torch.tensor(labels)]
+        res += [torch.from_numpy(np.stack(xs)), torch.tensor(labels)]
     return *res, vocab
 
 # %% ../../nbs/kit/arrays.ipynb #41c85c82

@@ -67,6 +67,7 @@ class RunRecord(Callback):
     """Keeps a run's record in a JSON file, rewritten after each epoch. `train_accuracy` is that of the batches as the
     net saw them: augmented, and before it had learned from them"""
     order = 65
+    __setattr__ = object.__setattr__   # a net may have any of these names: fastai would warn of it
     def __init__(self,
         file:Path, # where the record goes
         more:bool, # is there more to do after the last epoch? Then the record is not complete with it
