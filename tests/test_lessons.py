@@ -41,7 +41,8 @@ def cells_to_read(cells):
 def lines(c): return sum(bool(o.strip()) for o in source(c).splitlines())
 
 # Lessons that show before they assert, with the most lines that half of the cells may have: fewer on the path
-shown = {**dict.fromkeys(['00_why','01_data'], 6), **dict.fromkeys(['08_classics','09_d2l','10_keras','12_loading','13_speed',
+shown = {**dict.fromkeys(['00_why','01_data','02_training','03_fcn','04_resblock','05_resnet','06_bottleneck','07_degradation'],
+        6), **dict.fromkeys(['08_classics','09_d2l','10_keras','11_preact','12_loading','13_speed',
          '14_ingredients','15_recipe','17_interpret','19_questions','20_next'], 7)}
 @pytest.mark.parametrize('name', shown)
 def test_ideas_are_seen(name):
