@@ -7,7 +7,7 @@ __all__ = ['rungs', 'app', 'experiments', 'save_curves', 'course', 'ladder', 'ex
            'bench', 'progress', 'slides', 'learn', 'doctor', 'main']
 
 # %% ../nbs/tools/cli.ipynb #df0caccd
-import json, logging, os, re, sys, warnings
+import json, logging, os, sys, warnings
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import replace
 from functools import partial
@@ -18,8 +18,8 @@ from time import perf_counter
 from typing import Annotated, Optional
 import typer
 from typer.core import TyperGroup
-from .kit.files import CourseError, check_name, first_line, no_room, plain, tell, threads, write_whole
-from .doctor import cannot_write, checks, said
+from .kit.files import CourseError, check_name, first_line, Plain, plain, tell, threads, write_whole
+from .doctor import cannot_write, checks, mendable
 from .again import compare_circumstances, finished_run, photos_of, recipe_run
 
 # %% ../nbs/tools/cli.ipynb #debf86dd
@@ -77,7 +77,7 @@ def _run(runs:dict, out:Path, note:str=None) -> list:
     if rank(): return records   # the first process says and draws it
     res = show_table(summary(as_runs(records)).drop(columns=['spread','seeds']))
     typer.echo(res.to_markdown(tablefmt='simple', colalign=('left', *['right']*res.shape[1]), disable_numparse=True))
-    if note: typer.echo(note)
+    if note: tell(note)
     made = 'records and curves.png'
     try: save_curves(records, out/'curves.png')
     except Exception as e:   # all is saved: a picture cannot make a run fail
@@ -332,12 +332,14 @@ def progress(
 def slides(
     lessons:Annotated[Optional[list[str]], typer.Argument(help="such as 04_resblock", show_default='those on the path')]=None,
     out:Annotated[Path, typer.Option(help="folder for the HTML files")]=Path('slides'),
+    reveal:Annotated[Optional[Path], typer.Option(help="folder of reveal.js, as `npm install reveal.js` makes it",
+                                                  show_default='from the network, when slides are opened')]=None,
 ):
     "Make slides of lessons, for a browser."
     from resnet_course import teach
     if why:=cannot_write(out): raise CourseError(f"--out {out}: {why}; name a folder of yours")
     for o in lessons or []: check_name('lesson', o, teach.lesson_names())
-    for o in lessons or teach.lesson_names()[:8]: typer.echo(teach.slides(o, out))
+    for o in lessons or teach.lesson_names()[:8]: typer.echo(teach.slides(o, out, reveal))
 
 # %% ../nbs/tools/cli.ipynb #0c0fa7b1
 @app.command()
@@ -370,28 +372,12 @@ def doctor(data:Annotated[Optional[str], typer.Option(help="a folder whose broke
     if wrong: raise typer.Exit(1)
 
 # %% ../nbs/tools/cli.ipynb #6275ae9b
-def _mendable(e):
-    "The `CourseError` that tells what a user can mend; None for a bug"
-    if isinstance(e, ImportError) and 'map segment' in str(e): e = MemoryError()   # not even the libraries fit
-    if full:=no_room(e): return full
-    if isinstance(e, RuntimeError) and str(e).startswith('DataLoader worker (pid'):
-        return CourseError("a process that loads photos was ended: too little memory, or /dev/shm (in Docker: --shm-size=1g)")
-    if isinstance(e, RuntimeError) and 'home directory' in str(e):
-        return CourseError("this user has no home: set FASTAI_HOME to a folder of yours, for data")
-    if isinstance(e, (CourseError, OSError)): return CourseError(said(e))
-
 def _let_go():
     "That nobody reads the output any more, or a disk is full, is no second error at the end"
     for o in (sys.stdout,sys.stderr):
         try: o.flush()
         except (OSError, ValueError):
             with suppress(OSError, ValueError): os.dup2(os.open(os.devnull, os.O_WRONLY), o.fileno())
-
-class _Plain:
-    "The stream `to`, on which no text steers the terminal: only ends of lines, and of progress bars, stay as they are"
-    def __init__(self, to): self.to = to
-    def write(self, text): return self.to.write(re.sub(r'[^\n\r\t]+', lambda m: plain(m[0]), text))
-    def __getattr__(self, name): return getattr(self.to, name)
 
 def main():
     "The console script: tells in one line what a user can mend"
@@ -404,9 +390,9 @@ def main():
         if getattr(sys, o) is None: setattr(sys, o, open(os.devnull, 'w'))   # closed, as a daemon's may be
         getattr(sys, o).reconfigure(errors='backslashreplace')   # some names of files are not text
     try:
-        with redirect_stdout(_Plain(sys.stdout)), redirect_stderr(_Plain(sys.stderr)): app()
+        with redirect_stdout(Plain(sys.stdout)), redirect_stderr(Plain(sys.stderr)): app()
     except Exception as e:
-        if not (error:=_mendable(e)): raise
+        if not (error:=mendable(e)): raise
         sys.exit(tell(f'error: {error}', sys.stderr) or 1)
     finally: _let_go()
 

@@ -4,6 +4,7 @@ from contextlib import contextmanager, nullcontext
 import pytest, torch
 from fastai.vision.all import *
 from fastai.callback.fp16 import AMPMode, MixedPrecision
+from resnet_course.doctor import mendable
 from resnet_course import bench as benchmark, classics, cli, landscape
 from resnet_course.kit import gpu, identity, runs, timing, weights
 from resnet_course.kit.costs import copied
@@ -335,7 +336,7 @@ def test_a_full_memory_is_called_one(drawn, error, whose):
               lambda: accuracy_by_size(tiny_on(drawn, error), [16])):
         with pytest.raises(CourseError) as e: f()
         assert one_line(e, says) and 'does not take' not in str(e.value) and 'cannot be trained' not in str(e.value)
-    assert str(cli._mendable(error)).startswith(says)
+    assert str(mendable(error)).startswith(says)
 
 def tiny_on(path, error):
     learn = tiny_learner(path)
@@ -345,7 +346,7 @@ def tiny_on(path, error):
 @pytest.mark.parametrize('error', [RuntimeError('mat1 and mat2 shapes cannot be multiplied'), ValueError('out of memory lane')], ids=str)
 def test_other_errors_are_not(drawn, error):
     with pytest.raises(CourseError) as e: weights.check_net('mine', 10, [16], lambda: fails(error))
-    assert one_line(e, 'cannot be trained with this recipe') and cli._mendable(error) is None
+    assert one_line(e, 'cannot be trained with this recipe') and mendable(error) is None
     if isinstance(error, RuntimeError):
         with pytest.raises(CourseError) as e: accuracy_by_size(tiny_on(drawn, error), [16])
         assert one_line(e, 'does not take images of 16 px')

@@ -86,6 +86,13 @@ def run_answer(f, *args, **kwargs):
 # %% ../../nbs/check/judge.ipynb #46c484ca
 exercises = {}   # {name of the check: (number, title)}, in reading order
 
+def _handed_in(f, answers, named):
+    "The arguments of a check by name. Raises `Wrong` where one is missing, or is one too many"
+    try: return signature(f).bind(*answers, **named).arguments
+    except TypeError as e:
+        wanted = [o.name for o in signature(f).parameters.values() if o.default is o.empty]
+        raise Wrong(f"{e}. Hand in {' and '.join(wanted)}") from None
+
 def _own(answer):
     "Refuse what a library defines"
     if isinstance(answer, type) or callable(answer) and not isinstance(answer, nn.Module):
@@ -115,7 +122,7 @@ def exercise(
             printed = io.StringIO()
             try:
                 with no_random(), torch.enable_grad(), contextlib.redirect_stdout(printed):
-                    for name,o in signature(f).bind(*answers, **kwargs).arguments.items():
+                    for name,o in _handed_in(f, answers, kwargs).items():
                         if o is None or o is ...: raise Blank
                         if name not in ours: _own(o)
                     said = f(*answers, **kwargs) or praise
