@@ -15,7 +15,8 @@ locked = [Requirement(o.partition('\\')[0]) for o in lines if o[:1].isalnum()]
 
 def newest(name):
     "Without what comes after a +, which says how it was built"
-    found = [version(name), *(str(o.specifier).removeprefix('==') for o in locked if o.name==name)]
+    here = [o for o in locked if o.name==name and (not o.marker or o.marker.evaluate())]   # others are for other Pythons
+    found = [version(name), *(str(o.specifier).removeprefix('==') for o in here)]
     return str(max(Version(Version(o).public) for o in found))
 
 tested = {r.name: [next(o.version for o in r.specifier if o.operator=='>='), newest(r.name)]

@@ -8,9 +8,9 @@ __all__ = ['plain_stem', 'BasicBlock', 'BottleneckV1', 'BottleneckB', 'resnet_la
 
 # %% ../nbs/08_classics.ipynb #b8c4a5ce
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from fastai.vision.all import *
 from .kit.files import CourseError, load_json
+from .kit.weights import read_weights
 from .resblock import ResBlock
 from .resnet import ResNet
 from .bottleneck import Bottleneck
@@ -210,7 +210,7 @@ def _timm_weights(name) -> dict:
     "The state dict behind a file or one of timm's names. Raises `CourseError` where there is none"
     if str(name).endswith('.safetensors'):
         _check_config(name)
-        try: return load_file(name)
+        try: return read_weights(name)[1]
         except FileNotFoundError:
             raise CourseError(f"{name}: no such file; give one that timm can read, or a model's name") from None
         except (OSError, SafetensorError) as e:

@@ -20,7 +20,7 @@ import typer
 from typer.core import TyperGroup
 from .kit.files import CourseError, check_name, first_line, Plain, plain, tell, threads, write_whole
 from .doctor import cannot_write, checks, mendable
-from .again import compare_circumstances, load_record, photos_of, recipe_run
+from .again import compare_circumstances, finished_run, photos_of, recipe_run
 
 # %% ../nbs/tools/cli.ipynb #debf86dd
 rungs = ('fcn', 'resblock', 'resblock2', 'resnet18', 'resnet50')
@@ -262,10 +262,9 @@ def reproduce(
                                                     callback=_check_precision)]=None,
 ):
     "Train again what a record is of, and compare the accuracy."
-    rec = load_record(file)
+    rec,kind,name = finished_run(file)
     if (out/file.name).resolve()==file.resolve():
         raise CourseError(f"--out {out} holds the record itself: name another folder")
-    kind,name = rec['command'].split()[1:3]
     precision = precision or rec['precision']
     _check_run(out, precision)
     exp = _experiment(name) if kind=='experiment' else None
@@ -333,12 +332,14 @@ def progress(
 def slides(
     lessons:Annotated[Optional[list[str]], typer.Argument(help="such as 04_resblock", show_default='those on the path')]=None,
     out:Annotated[Path, typer.Option(help="folder for the HTML files")]=Path('slides'),
+    reveal:Annotated[Optional[Path], typer.Option(help="folder of reveal.js, as `npm install reveal.js` makes it",
+                                                  show_default='from the network, when slides are opened')]=None,
 ):
     "Make slides of lessons, for a browser."
     from resnet_course import teach
     if why:=cannot_write(out): raise CourseError(f"--out {out}: {why}; name a folder of yours")
     for o in lessons or []: check_name('lesson', o, teach.lesson_names())
-    for o in lessons or teach.lesson_names()[:8]: typer.echo(teach.slides(o, out))
+    for o in lessons or teach.lesson_names()[:8]: typer.echo(teach.slides(o, out, reveal))
 
 # %% ../nbs/tools/cli.ipynb #0c0fa7b1
 @app.command()

@@ -6,11 +6,12 @@
 __all__ = ['said', 'mendable', 'cannot_write', 'checks']
 
 # %% ../nbs/tools/doctor.ipynb #d0c70a02
-import errno, os, platform, shutil
+import errno, os, platform, re, shutil
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 import resnet_course
 from .kit.files import CourseError, first_line, load_json, no_room, shared_memory, threads
+from .kit.records import each, misfit
 
 # %% ../nbs/tools/doctor.ipynb #d0c70a05
 def said(e):
@@ -82,9 +83,12 @@ def _check_data(data):
 def _untested():
     "The packages whose versions are outside of those that the course's tests ran with"
     from packaging.version import Version
-    for name,(oldest,newest) in load_json(Path(resnet_course.__file__).with_name('tested.json')).items():
+    file = Path(resnet_course.__file__).with_name('tested.json')
+    def two(o): return not misfit(o, [lambda v: isinstance(v, str) and re.fullmatch(r'[0-9]+(\.[0-9]+)*', v)]) and len(o)==2
+    if not each(two)(known:=load_json(file)): raise CourseError(f"{file} is spoiled: install resnet_course again")
+    for name,(oldest,newest) in known.items():
         try: there = version(name)
-        except PackageNotFoundError: continue
+        except (PackageNotFoundError, ValueError): continue
         if not Version(oldest) <= Version(Version(there).public) <= Version(newest): yield f'{name} {there} (tested: {oldest} to {newest})'
 
 def _small():

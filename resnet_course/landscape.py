@@ -11,9 +11,10 @@ from matplotlib.colors import LogNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from fastai.vision.all import *
 from itertools import product   # after fastai, which has another
-from .kit.files import CourseError, save_json
+from .kit.files import CourseError, load_json, save_json
 from .kit.arrays import load_arrays
 from .kit.costs import copied, evaluating, has_hooks
+from .kit.records import maybe, misfit, number
 from .kit.runs import commit, hardware, versions
 from .training import choose_precision
 from .degradation import degradation_experiment
@@ -103,23 +104,26 @@ def mean_loss(
 ) -> float:
     "The mean cross-entropy, of 64 images at a time: few enough for a processor's cache"
     with torch.no_grad(), torch.autocast(xb.device.type, torch.bfloat16, enabled=bf16):
-        return sum(F.cross_entropy(model(x).float(), y, reduction='sum').item()
+        loss = sum(F.cross_entropy(model(x).float(), y, reduction='sum').item()
                    for x,y in zip(xb.split(64), yb.split(64)))/len(xb)
+    return np.nan_to_num(loss, nan=1e30, posinf=1e30).item()   # records have neither
 
 # %% ../nbs/16_landscape.ipynb #3a49c383
 def _begun(file, about, what):
     "The record in `file`, which must be of this surface; None if there is none"
     if not file.exists(): return
-    try:
-        rec = json.loads(file.read_text(encoding='utf-8'))
-        if about and 'surface' not in rec: rec['surface'] = None   # it is the training's, and the surface is to come
-        pairs = [(rec, about)] + ([(rec['surface'], what)] if rec['surface'] is not None else [])
-        diff = [k for have,want in pairs for k,v in json.loads(json.dumps(want)).items() if have.get(k)!=v]
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise CourseError(f"{file} is not a complete record of a surface: delete it, or name another file") from None
+    what_it_is = 'a complete record of a surface','delete it, or name another file'
+    rec = load_json(file, *what_it_is)
+    if about and 'surface' not in rec: rec['surface'] = None   # it is the training's, and the surface is to come
+    there = rec.get('surface', '')
+    def losses(o): return not misfit(o, [[maybe(number)]]) and [*map(len, o)]==[len(there['xs'])]*len(there['ys'])
+    if there is not None and misfit(there, dict(xs=[number], ys=[number], losses=losses, seconds=number)):
+        raise CourseError(f"{file} is not {': '.join(what_it_is)}")
+    pairs = [(rec, about)] + ([(there, what)] if there else [])
+    diff = [k for have,want in pairs for k,v in json.loads(json.dumps(want)).items() if have.get(k)!=v]
     if diff:
         raise CourseError(f"{file} is of another surface ({', '.join(diff)} differ): delete it, or name another file")
-    return rec if rec['surface'] else None
+    return rec if there else None
 
 # %% ../nbs/16_landscape.ipynb #f01d0a02
 def _walk(net, seeds):

@@ -8,9 +8,11 @@ __all__ = ['lessons_home', 'course_files', 'source', 'keyed', 'merged', 'without
 
 # %% ../nbs/tools/learn.ipynb #7c82c6a7
 import hashlib, importlib.util, json, os, re, shutil, subprocess, sys
+from contextlib import suppress
 from pathlib import Path
 import resnet_course
-from .kit.files import CourseError, load_json, save_json, write_whole
+from .kit.files import CourseError, load_json, open_file, save_json, write_whole
+from .kit.records import each, maybe, misfit
 from .check.judge import course_folder, course_mark
 
 # %% ../nbs/tools/learn.ipynb #39d436a6
@@ -29,6 +31,14 @@ def course_files(home:Path) -> list: # paths relative to `home`
 
 # %% ../nbs/tools/learn.ipynb #c3e11ccf
 def source(cell): return ''.join(cell['source'])
+
+def _read(file):
+    with open_file(file) as f: return f.read()
+
+def _book(data): # None for what is no notebook
+    def text(o): return isinstance(o, str) or not misfit(o, [str])
+    with suppress(ValueError, RecursionError):
+        if not misfit(book:=json.loads(data), dict(cells=[dict(cell_type=str, source=text)])): return book
 
 def keyed(cells, known=()) -> dict: # {key: cell}
     "Cells by their exercise or their id; `known` are the (key, source) of a version that has ids, for those without"
@@ -104,10 +114,7 @@ def _beside(file, data):
 def _bring_notebook(file, dest, name, data, cells, base):
     "Write a notebook, merged with the one that is there; returns what there is to say"
     if not file.exists(): return _write(file, data)
-    old = file.read_bytes()
-    try: mine = json.loads(old)
-    except ValueError: mine = None
-    if not isinstance(mine, dict) or not isinstance(mine.get('cells'), list): return _beside(file, data)
+    if not (mine:=_book(old:=_read(file))): return _beside(file, data)
     if base is None:   # nobody knows what it was
         return _beside(file, data) if [*map(source, mine['cells'])]!=[*map(source, cells)] else ''
     res,doubts = merged(mine['cells'], base, cells)
@@ -133,6 +140,8 @@ def bring(
     dest,home = Path(dest),lessons_home()
     _place(dest, home)
     was = load_json(dest/course_mark)
+    if was and misfit(was, dict(version=str, solutions=maybe(bool), cells=maybe(each(each(str))), files=maybe(each(str)))):
+        raise CourseError(f"{dest/course_mark} is not what the course has written: delete it; what you have written is kept")
     if solutions is None: solutions = was.get('solutions', True)
     state,said = dict(version=resnet_course.__version__, solutions=solutions, cells={}, files={}),[]
     for o in course_files(home):
@@ -142,11 +151,11 @@ def bring(
             book = json.loads(data)
             cells = book['cells'] if solutions else without_solutions(book['cells'])
             if not solutions: data = (json.dumps(dict(book, cells=cells), indent=1, ensure_ascii=False)+'\n').encode()
-            said.append(_bring_notebook(file, dest, name, data, cells, was.get('cells', {}).get(name)))
+            said.append(_bring_notebook(file, dest, name, data, cells, (was.get('cells') or {}).get(name)))
             state['cells'][name] = {k:source(c) for k,c in keyed(cells).items()}
         else:
-            old = file.read_bytes() if file.exists() else None
-            if old not in (None, data) and _digest(old)!=was.get('files', {}).get(name): said.append(_beside(file, data))
+            old = _read(file) if file.exists() else None
+            if old not in (None, data) and _digest(old)!=(was.get('files') or {}).get(name): said.append(_beside(file, data))
             elif old!=data: _write(file, data)
             state['files'][name] = _digest(data)
     save_json(dest/course_mark, state)
@@ -158,9 +167,7 @@ def missing_libraries(folder:Path) -> list:
     "What code cells of the lessons import, and this Python does not have"
     names = set()
     for o in (folder/'nbs').glob('[0-9]*.ipynb'):
-        try: cells = json.loads(o.read_text(encoding='utf-8'))['cells']
-        except (ValueError, KeyError): continue   # the reader's, and not readable now
-        for c in cells:
+        for c in (_book(_read(o)) or dict(cells=()))['cells']:   # the reader's may not be readable now
             if c['cell_type']!='code': continue
             for line in re.findall(r'^import ([\w, ]+)|^from (\w+)[\w.]* import', source(c), re.M):
                 names |= {n.split()[0] for n in ''.join(line).split(',') if n.strip()}

@@ -7,11 +7,12 @@ __all__ = ['PhotoFiles', 'PhotoCache', 'build_cache', 'cache_bytes', 'cached_pho
            'center_squares', 'PhotoCrops', 'AheadDL', 'cached_data', 'chapter_tfms', 'cached_chapter_data', 'hold_out']
 
 # %% ../nbs/12_loading.ipynb #0d4f0377
-import errno
+import errno, zlib
 from collections import deque
 from contextlib import suppress
 from fastai.vision.all import *
-from .kit.files import check_batch, check_size, CourseError, open_file, pool, write_whole
+from .kit.files import (check_batch, check_size, CourseError, open_file, pool, strict_json, sweep,
+                                     write_whole)
 from .kit.arrays import PhotoLoaders
 from .kit.download import fastai_folder
 from .kit.gpu import received, sent
@@ -29,26 +30,33 @@ class PhotoFiles:
     def __getitem__(self, i): return load_photo(self.files[i], self.presize)
 
 # %% ../nbs/12_loading.ipynb #ae30eefa
-_mark = b'photos 1'   # the last bytes of a complete cache; before them 8 bytes with the index's length, and the index
+_mark = b'photos 2'   # the last bytes of a complete cache; before them 8 bytes with the index's length, and the index
 
 class PhotoCache:
-    "The same photos from a cache file, mapped into memory. Raises `ValueError` if it is incomplete or not of `about`"
+    "The same photos from a cache file, mapped into memory. Raises `ValueError` if it is spoiled or not of `about`"
     def __init__(self,
         file:Path, # from `build_cache`
         about:dict, # what it must be made of
         files=(), # the photos' paths
     ):
-        x = np.asarray(np.memmap(file, np.uint8, 'r'))
-        if x[-8:].tobytes()!=_mark: raise ValueError(f'{file} is incomplete')
-        index_size = int.from_bytes(x[-16:-8].tobytes(), 'little')
-        pixels_end = len(x)-16-index_size
-        index = json.loads(x[pixels_end:-16].tobytes())
-        if index['about']!=about: raise ValueError(f'{file} is of other photos')
+        with open_file(file) as f:
+            x = np.asarray(np.memmap(f, np.uint8, 'r'))
+            if x[-8:].tobytes()!=_mark: raise ValueError(f'{file} is incomplete')
+            index_size = int.from_bytes(x[-16:-8].tobytes(), 'little')
+            pixels_end = max(len(x)-16-index_size, 0)
+            index = strict_json(x[pixels_end:-16].tobytes(), most=2**31)
+            if index['about']!=about: raise ValueError(f'{file} is of other photos')
 
-        self.file,self.pixels,self.sizes = file,x,index['sizes']
+            sizes = np.array(index['sizes'])   # of whole numbers, two for each photo, none of them large
+            fine = sizes.dtype.kind=='i' and sizes.shape[1:]==(2,) and 0<sizes.min()<=sizes.max()<2**20
+            if not fine or len(sizes)!=len(files or sizes): raise ValueError(f'{file} is spoiled')
+            in_bytes = sizes.prod(1)*3
+            if in_bytes.sum()!=pixels_end: raise ValueError(f'{file} is incomplete')
+            f.seek(0)   # read, not mapped: it passes through little memory
+            if [zlib.crc32(f.read(n)) for n in in_bytes.tolist()]!=index['sums']: raise ValueError(f'{file} is spoiled')
+
+        self.file,self.pixels,self.sizes,self.ends = file,x,index['sizes'],in_bytes.cumsum().tolist()
         self.files,self.presize = files,about.get('presize')
-        self.ends = np.cumsum([h*w*3 for h,w in self.sizes]).tolist()
-        if self.ends[-1]!=pixels_end: raise ValueError(f'{file} is incomplete')
     def __len__(self): return len(self.sizes)
     def __getitem__(self, i):
         h,w = self.sizes[i]
@@ -64,11 +72,12 @@ def build_cache(
     load = partial(load_photo, presize=about['presize'])
     with write_whole(file, 'wb') as f, pool(num_cpus()) as ex:
         photos = (x for part in chunked(files, 512) for x in ex.map(load, part))   # at most 512 wait for the disk
-        sizes = []
+        sizes,sums = [],[]
         for x in progress_bar(photos, total=len(files), leave=False):
-            f.write(x.tobytes())
+            f.write(data:=x.tobytes())
             sizes.append(x.shape[:2])
-        index = json.dumps(dict(about=about, sizes=sizes)).encode()
+            sums.append(zlib.crc32(data))
+        index = json.dumps(dict(about=about, sizes=sizes, sums=sums)).encode()
         f.write(index + len(index).to_bytes(8, 'little') + _mark)
 
 # %% ../nbs/12_loading.ipynb #87907c81
@@ -78,9 +87,9 @@ def _caches(folder):
     "The cache files in `folder`, the longest unused first, each with what `stat` says of it"
     found = []
     for o in _cache_folder(folder).glob('*-*-????????.photos'):
-        with suppress(OSError), open(o, 'rb') as f:   # it may be gone by now
+        with suppress(OSError), open_file(o) as f:   # it may be gone by now
             f.seek(-len(_mark), os.SEEK_END)
-            if f.read()==_mark: found.append((o, o.stat()))
+            if f.read()[:-1]==_mark[:-1]: found.append((o, o.stat()))
     return sorted(found, key=lambda o: o[1].st_mtime)
 
 def cache_bytes(
@@ -100,11 +109,8 @@ def _make_room(folder, need, days=30):
     """Makes `folder`; removes what killed builders left there, caches unused for `days`, and others if `need` bytes are
     not free. Raises `OSError` if even then they are not"""
     folder.mkdir(parents=True, exist_ok=True)
+    sweep(folder)
     now = time.time()
-    for o in folder.glob('.*.photos-*'):
-        with suppress(OSError):   # another sweeper may be first
-            # A younger one may be somebody's at work; what ends so is a cache of a folder with such a name
-            if now-o.stat().st_mtime>3600 and o.suffix!='.photos': o.unlink()
     caches = _caches(folder)
     room = shutil.disk_usage(folder).free + sum(stat.st_size for _,stat in caches)
     for o,stat in caches:
@@ -114,6 +120,12 @@ def _make_room(folder, need, days=30):
 
 # %% ../nbs/12_loading.ipynb #76617c26
 _building = threading.Lock()
+
+def _check_owner(file):
+    "Raises `OSError` where a file of somebody else's would be taken for what one's own photos look like"
+    with suppress(FileNotFoundError, NotADirectoryError):
+        if hasattr(os, 'getuid') and file.stat().st_uid not in (os.getuid(), 0):
+            raise PermissionError(errno.EPERM, 'it is of another owner', str(file))
 
 def cached_photos(
     path:Path, # a folder with train/<class>/ and val/<class>/
@@ -130,6 +142,7 @@ def cached_photos(
         try:
             folder = _cache_folder(folder)
             file = folder/f'{data_name(path)[:40]}-{presize}-{key}.photos'
+            _check_owner(file)
             with suppress(OSError, ValueError, LookupError, TypeError):   # none, or none that fits
                 photos = PhotoCache(file, about, files)
                 with suppress(OSError): os.utime(file)   # the date of its last use
@@ -138,7 +151,7 @@ def cached_photos(
             build_cache(file, files, about)
             return PhotoCache(file, about, files)
         except (OSError, ValueError) as e:
-            print(f"No cache in {folder or 'FASTAI_HOME'} ({getattr(e,'strerror',None) or e}): "
+            print(f"No cache in {getattr(e,'filename',None) or folder or 'FASTAI_HOME'} ({getattr(e,'strerror',None) or e}): "
                   "photos are decoded as they are needed, which is slower")
             return PhotoFiles(files, presize)
 

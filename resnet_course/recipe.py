@@ -8,14 +8,14 @@ __all__ = ['course_nets', 'recipes', 'speed_targets', 'screen_factors', 'Recipe'
            'Trained', 'load_trained', 'factorial16', 'effects']
 
 # %% ../nbs/15_recipe.ipynb #feab1dcb
-from safetensors import safe_open, SafetensorError
 from fastai.vision.all import *
 from dataclasses import asdict, dataclass, fields, replace   # after fastai, which has another `asdict`
 from .kit.files import check_name, CourseError, first_line, write_whole
 from .kit.costs import is_lazy
 from .kit.identity import check_run, net_digest, try_out
 from .kit.photos import data_name, photos_by_class, sample_card
-from .kit.weights import agree, check_net, save_weights, says
+from .kit.records import maybe, misfit, number, plain_name
+from .kit.weights import agree, check_net, load_weights, save_weights, says
 from .kit.runs import beside, check_free, command_line, few_steps, first_batch, measured_fit, record_file
 from .data import batch_for
 from .training import check_precision
@@ -53,7 +53,9 @@ def _check_fields(r):
         fits = isinstance(v, (f.type,int) if f.type is float else f.type) and (f.type is bool)==isinstance(v, bool)
         if not fits and not (v is None and f.name in ('start_size','min_scale')):
             raise CourseError(f"{f.name} {v!r}: it is {kinds[f.type]}")
-    if not re.fullmatch(r'[^/\\]+', r.name): raise CourseError(f"name {r.name!r}: files are called so; take one without slashes")
+    if not plain_name(r.name): raise CourseError(f"name {r.name!r}: files are called so; take letters, digits, dots, hyphens and _")
+    for k,top in dict(size=2**12, presize=2**12, bs=2**16, epochs=10**6).items():
+        if getattr(r, k)>top: raise CourseError(f"{k} {getattr(r, k)}: it is at most {top}")
     for k,top in dict(wd=math.inf, mixup=math.inf, smoothing=1, ema=1, hold_out=1).items():
         if not 0<=getattr(r, k)<top: raise CourseError(f"{k} {getattr(r, k)}: it is 0 or more" + f", and below {top}"*(top==1))
     if not 0<r.lr<math.inf: raise CourseError(f"lr {r.lr}: it is above 0")
@@ -103,8 +105,9 @@ class Recipe:
 
 # %% ../nbs/15_recipe.ipynb #1e19fbd4
 def recipe_from(settings:dict, file:Path) -> Recipe:
-    "The recipe whose fields `file` has saved. Raises `CourseError` if it has others than a recipe has now"
+    "The recipe whose fields `file` has saved. Raises `CourseError` if it has others than a recipe has now, or odd ones"
     try: return Recipe(**settings)
+    except CourseError as e: raise CourseError(f"{file} holds a recipe that nothing can be trained with ({e})") from None
     except TypeError: raise CourseError(f"{file} holds a recipe of another version of the course") from None
 
 def _steps_of_16(side): return round(side/16)*16
@@ -227,14 +230,14 @@ def predict_view(
 def _views_and_weights(r, learn, record, file):
     "What is done with a trained net: its weights in a file, and its accuracy in each view, mirrored too"
     mean,std = imagenet_stats
-    save_weights(beside(file, '.safetensors'), kept(learn.model), recipe=asdict(r), classes=list(learn.dls.vocab),
+    sha256 = save_weights(beside(file, '.safetensors'), kept(learn.model), recipe=asdict(r), classes=list(learn.dls.vocab),
         accuracy=record['accuracy'], preprocessing=dict(presize=r.presize, size=r.size, val=r.val, mean=mean, std=std),
         says=says(kept(learn.model), r.size))
     seen = {val:predict_view(learn, val) for val in _choices['val']}   # only now: the weights are safe
     probs,targs = seen[r.val]
     both = (probs + predict_view(learn, r.val, mirrored=True)[0])/2
     views = {val:accuracy(*o).item() for val,o in seen.items()}
-    return dict(record, accuracy_tta=accuracy(both, targs).item(), views=views)
+    return dict(record, weights_sha256=sha256, accuracy_tta=accuracy(both, targs).item(), views=views)
 
 # %% ../nbs/15_recipe.ipynb #78c4f9a4
 def suited(
@@ -343,26 +346,25 @@ def load_trained(
     model=None, # one of `course_nets`, or the function that made it, where the net is not one of the course's
 ) -> Trained:
     "A trained net, ready to `predict`. Raises `CourseError` for a file that does not hold one"
-    try:
-        with safe_open(file, 'pt') as f:
-            about,weights = json.loads(f.metadata()['resnet_course']),{k:f.get_tensor(k) for k in f.keys()}
-        r,classes = recipe_from(about['recipe'], file),about['classes']
-    except FileNotFoundError: raise CourseError(f"{file}: no such file; `resnet_course train` makes one") from None
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as e:
-        raise CourseError(f"{file} holds no net that `resnet_course train` has saved ({type(e).__name__})") from None
+    about,weights = load_weights(file)
+    if where:=misfit(about, dict(recipe=dict, classes=[str], says=maybe([number]))):
+        raise CourseError(f"{file} holds no net that `resnet_course train` has saved ({where} is not what it should be)")
+    r,classes = recipe_from(about['recipe'], file),about['classes']
     if model is None and r.model not in course_nets:
         raise CourseError(f"{file} holds a net of your own, {r.model}: pass as `model` the function that made it")
     if isinstance(model, str): check_name('model', model, course_nets)
     elif isinstance(model, nn.Module) or not (model is None or callable(model)):
         raise CourseError(f"{type(model).__name__}: pass as `model` the function that made the net")
     name = getattr(model, '__name__', model or r.model)
+    another = f"{file} holds the weights of another net than {name}: pass as `model` the function that made it"
+    sizes = {n for o in weights.values() for n in o.shape}
+    if len(classes) not in sizes and not callable(model): raise CourseError(another)   # before one is made of millions
     try: net = recipe_net(r, len(classes), course_nets[model] if isinstance(model, str) else model)
     except Exception as e: raise CourseError(f"{name}({len(classes)}) makes no net ({type(e).__name__}: {first_line(e)})") from e
     try: net.load_state_dict(weights)
     except RuntimeError: same = False
-    else: same = agree(said:=says(net, r.size), about.get('says', said), .02)
-    if not same:
-        raise CourseError(f"{file} holds the weights of another net than {name}: pass as `model` the function that made it")
+    else: same = agree(said:=says(net, r.size), about.get('says') or said, .02)
+    if not same: raise CourseError(another)
     return Trained(net, classes, r)
 
 # %% ../nbs/15_recipe.ipynb #3a560045

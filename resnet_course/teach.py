@@ -81,23 +81,51 @@ def slide_cells(cells:list, lines:int=16) -> list: # `lines`: longer code is not
         if c['cell_type']=='markdown': res += _prose(c)
         elif not source(c).startswith('#| hide'):
             shown = '\n'.join(o for o in source(c).splitlines() if not o.startswith('#|'))
-            if not c.get('outputs') and len(shown.splitlines())>lines or re.fullmatch(r'((from|import) .*\s*)+', shown): continue
+            setting = re.match(r'(from|import) ', shown) or not shown.strip()   # imports, and what is set beside them
+            if not c.get('outputs') and (setting or len(shown.splitlines())>lines): continue
             if len(shown.splitlines())>lines: shown = '# (see the lesson)'
             res.append(_cell('code', shown, c, 'subslide' if c.get('outputs') else '-'))
     return res
 
+
+# %% ../nbs/tools/teach.ipynb #8e10d2e9
+_offline = """{%- extends 'index.html.j2' -%}
+{%- block html_head_js -%}{%- endblock -%}
+{%- block html_head_js_mathjax -%}{%- endblock -%}
+{%- block footer_js -%}<script>{{ resources.scripts }}
+Reveal.initialize({hash:true, width:1280, height:720, plugins:[RevealNotes]})</script>{%- endblock -%}"""
+
+_look = """<style>.reveal h1, .reveal h2, .reveal h3 { text-transform:none }
+:root { --jp-content-font-size1:28px; --jp-code-font-size:17px }
+.reveal .jp-RenderedImage img { max-height:420px; width:100%; object-fit:contain }</style></head>"""
+
+def _reveal_file(folder, *places):
+    "What the first of the `places` in `folder` holds, without what it would load. Raises `CourseError` if there is none"
+    for o in places:
+        if (file:=Path(folder)/o).is_file():
+            return re.sub(r'@import.*?["\')];', '', file.read_text(encoding='utf-8').replace('</script', r'<\/script'))
+    raise CourseError(f"{folder} is not reveal.js, it has no {places[0]}: `npm install reveal.js` makes node_modules/reveal.js")
+
 def slides(
     name:str, # of a lesson, such as 04_resblock
     dest:Path, # folder
+    reveal:Path=None, # folder of reveal.js 5 or 6, to go into the file; else a browser fetches it from the network
 ) -> Path: # the HTML file
-    "Make slides of a lesson. Raises `CourseError` if there is no such lesson"
+    "Make slides of a lesson. Raises `CourseError` if there is no such lesson, or no reveal.js where it should be"
     import nbformat
     from nbconvert import SlidesExporter
     cells = [{k:v for k,v in c.items() if k!='id'} for c in slide_cells(lesson_cells(name))]   # one has become two
     nb = nbformat.reads(json.dumps(dict(cells=cells, metadata={}, nbformat=4, nbformat_minor=4)), as_version=4)
-    html,_ = SlidesExporter().from_notebook_node(nb)
-    with write_whole(file:=Path(dest)/f'{name}.slides.html') as f: f.write(html)
+    looks = dict(exclude_input_prompt=True, exclude_output_prompt=True, reveal_width='1280', reveal_height='720')
+    if reveal is not None: looks.update(raw_template=_offline, reveal_url_prefix='reveal.js')
+    scripts = [] if reveal is None else [_reveal_file(reveal, 'dist/reveal.js'),
+                                         _reveal_file(reveal, 'dist/plugin/notes.js', 'plugin/notes/notes.js')]
+    html,_ = SlidesExporter(**looks).from_notebook_node(nb, dict(scripts='\n'.join(scripts), metadata=dict(name=name)))
+    def inline(link): return f'<style>{_reveal_file(reveal, link[1])}</style>'
+    if reveal: html = re.sub(r'<link[^>]*href="reveal\.js/([^"]+)"[^>]*>', inline, html)
+    with write_whole(file:=Path(dest)/f'{name}.slides.html') as f: f.write(html.replace('</head>', _look, 1))
     return file
+
 
 # %% ../nbs/tools/teach.ipynb #01f871c4
 def gathered(

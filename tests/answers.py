@@ -91,6 +91,8 @@ right('normalise', lambda xb,m,s: Normalize.from_stats(m, s, cuda=False)(TensorI
 
 wrong('normalise', 'along the width', lambda xb,m,s: (xb-tensor(m))/tensor(s), undo)
 wrong('normalise', "batch's own", lambda xb,m,s: (xb-xb.mean((0,2,3))[:,None,None])/xb.std((0,2,3))[:,None,None], undo)
+wrong('normalise', "batch's own", lambda xb,m,s: (xb-xb.mean())/xb.std(), undo)
+wrong('normalise', 'that is the way back', undo, normal)
 wrong('normalise', 'divides by the variance', lambda xb,m,s: (xb-column(m))/column(s).pow(2), undo)
 wrong('normalise', 'division is missing', lambda xb,m,s: xb-column(m), undo)
 wrong('normalise', 'divided first', lambda xb,m,s: xb/column(s)-column(m), undo)

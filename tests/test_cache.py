@@ -227,10 +227,10 @@ def test_the_fallback_gives_the_same_batches(path, drawn):
         for a,b in zip(*batches, strict=True): assert (a[0]==b[0]).all() and (a[1]==b[1]).all()
 
 @pytest.mark.skipif(not Path('/proc/self/status').exists(), reason='reads /proc')
-def test_a_large_cache_is_not_read_whole(tmp_path):
-    "One of 2 GB with holes, made by hand"
-    n,h = 500,1155
-    index = json.dumps(dict(about={}, sizes=[(h,h)]*n)).encode()
+def test_a_large_cache_needs_little_memory(tmp_path):
+    "One of 1 GB with holes, made by hand: it passes through little memory"
+    n,h = 250,1155
+    index = json.dumps(dict(about={}, sizes=[(h,h)]*n, sums=[zlib.crc32(bytes(h*h*3))]*n)).encode()
     with open(tmp_path/'a', 'wb') as f:
         f.seek(n*h*h*3)
         f.write(index + len(index).to_bytes(8, 'little') + _mark)
@@ -275,7 +275,7 @@ def test_caches_stay_where_they_would_not_make_room(path, monkeypatch, capsys):
     monkeypatch.setattr(shutil, 'disk_usage', lambda _: types.SimpleNamespace(free=0))
     assert isinstance(photos_of(path, 1000), PhotoFiles) and a.exists() and 'GB are free' in capsys.readouterr().out
 
-def test_a_cache_of_somebody_else_is_used(path, monkeypatch):
+def test_a_cache_whose_date_cannot_be_set_is_used(path, monkeypatch):
     a = photos_of(path)
     def denied(*args, **kwargs): raise PermissionError(1, 'Operation not permitted')
     monkeypatch.setattr(os, 'utime', denied)
@@ -305,7 +305,7 @@ def test_a_cache_for_a_folder_of_any_name(path, name):
 
 def test_a_sweeper_that_is_second(path, monkeypatch):
     photos_of(path)
-    left = [Path('cache')/f'.set-24-01234567.photos-{i}' for i in ('1','2-0a1b2c3d')]
+    left = [Path('cache')/f'.set-24-01234567.photos-{i:016x}.tmp' for i in (1,2)]
     for o in left: o.write_bytes(b'x'); aged(o, 1)
     def gone(self, **kwargs): real(self, **kwargs); raise FileNotFoundError(2, 'No such file', str(self))
     real = Path.unlink
@@ -599,3 +599,53 @@ def test_folders(tmp_path, train, val, words):
 def test_a_small_set_is_one_batch(path):
     dls = data_of(path, bs=100)
     assert len(dls.train)==1 and len(dls.one_batch()[0])==8
+
+# --- a cache that is not as it was written ----------------------------------------------------------------------
+@pytest.mark.parametrize('seed', range(20))
+def test_a_spoiled_cache_is_built_anew(path, seed):
+    "Bits flipped, bytes gone or added, anywhere"
+    rng,a = random.Random(seed),photos_of(path)
+    whole = a.file.read_bytes()
+    at = rng.randrange(len(whole)) if seed%2 else rng.randrange(len(whole)-16-8*len(a), len(whole))   # in the index, too
+    some = [whole[:at]+bytes([whole[at]^1<<rng.randrange(8)])+whole[at+1:], whole[:at]+whole[at+3:], whole[:at]+b'99'+whole[at:]]
+    a.file.unlink()
+    a.file.write_bytes(some[seed%3])
+    assert same(b:=photos_of(path), path) and isinstance(b, PhotoCache) and b.file.read_bytes()==whole
+
+@pytest.mark.parametrize('changes', [dict(sizes=[]), dict(sizes=[[-1,-1]]*16), dict(sizes=[[2**40,2**40]]*16), dict(sizes=[[10**30,3]]*16),
+    dict(sizes=[[1,1]]), dict(sizes='16'), dict(sizes={}), dict(sums=None), dict(sums=[]), dict(sums={'a':1}), dict(sizes=[[24.,32.]]*16)], ids=str)
+def test_an_odd_index(path, changes):
+    a = photos_of(path)
+    whole = a.file.read_bytes()
+    index = json.dumps(json.loads(whole[a.ends[-1]:-16]) | changes).encode()
+    a.file.unlink()
+    a.file.write_bytes(whole[:a.ends[-1]] + index + len(index).to_bytes(8, 'little') + _mark)
+    assert same(b:=photos_of(path), path) and b.file.read_bytes()==whole
+
+@pytest.mark.skipif(not hasattr(os, 'getuid'), reason='files have no owners there')
+def test_a_cache_of_another_owner_is_refused(path, monkeypatch, capsys):
+    a = photos_of(path)
+    before = a.file.read_bytes()
+    me = os.stat(a.file).st_uid
+    monkeypatch.setattr(os, 'getuid', lambda: me+1)
+    real = Path.stat
+    def stat(self, **kwargs):
+        s = [*real(self, **kwargs)]
+        s[4] = me+2   # whose it is
+        return os.stat_result(s)
+    monkeypatch.setattr(Path, 'stat', stat)
+    assert isinstance(photos_of(path), PhotoFiles) and a.file.read_bytes()==before
+    out = capsys.readouterr().out
+    assert str(a.file) in out and 'another owner' in out and out.count('\n')==1
+
+@pytest.mark.skipif(os.name=='nt', reason='has other kinds')
+@pytest.mark.parametrize('make', [os.mkfifo, os.mkdir, lambda f: f.symlink_to('/dev/zero')], ids=['pipe','folder','device'])
+def test_what_is_no_file_is_refused(path, make, capsys):
+    a = photos_of(path)
+    a.file.unlink()
+    capsys.readouterr()
+    make(a.file)
+    b = photos_of(path)
+    assert isinstance(b, PhotoFiles) and same(b, path) and not a.file.is_file() and cache_bytes('cache')==0
+    out = capsys.readouterr().out
+    assert str(a.file) in out and 'no file' in out and out.count('\n')==1

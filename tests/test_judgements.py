@@ -207,3 +207,10 @@ def test_print_is_one_line(capsys):
     res,text = said(capsys, 'resblock', Loud)
     assert res is True and text.count('\n')==2 and 'your code printed' in text and 'shape torch.Size' in text
     assert said(capsys, 'conv1x1', lambda x,w: print('once'))[1].endswith('(your code printed 1 line: once)\n')
+
+@pytest.mark.parametrize('name, answers, named, words', [
+    ('first_block', (), {}, "'MyBlock'. Hand in MyBlock"), ('normalise', (noop,), {}, 'Hand in my_normalise and my_denormalise'),
+    ('batches', (), dict(train=73), "'valid'. Hand in train and valid"), ('batches', (73,31,2), {}, 'too many positional')])
+def test_too_few_or_too_many_answers(name, answers, named, words, capsys):
+    "A line, and no traceback"
+    assert getattr(check, name)(*answers, **named) is False and words in capsys.readouterr().out

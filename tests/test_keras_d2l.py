@@ -5,8 +5,9 @@ import keras, numpy as np, pytest, torch, torchvision
 from functools import lru_cache
 from fastai.vision.all import *
 from keras import layers as kl
-from resnet_course.d2l import d2l_resnet18, Residual, resnet_block
-from resnet_course.keras_net import convolutional_block, identity_block, keras_resnet50
+from dataclasses import replace
+from resnet_course.d2l import d2l_resnet18, fashion_dls, fashion_experiment, fashion_schedule_experiment, Residual, resnet_block
+from resnet_course.keras_net import convolutional_block, identity_block, keras_resnet50, signs_experiment
 from conftest import norms, one_line, randomise_bn
 
 @pytest.fixture(autouse=True)
@@ -209,3 +210,14 @@ def test_errors():
     for size in (4, (64,4)):
         with pytest.raises(Exception) as e: keras_resnet50(6, size)
         assert one_line(e, '4', '5 or more')
+
+# --- the lessons' experiments -----------------------------------------------------------------------------------------
+@pytest.mark.parametrize('exp, size', [(fashion_experiment,96), (fashion_schedule_experiment,96), (signs_experiment,64)], ids=lambda o: getattr(o, 'name', ''))
+def test_experiments_run(exp, size, drawn):
+    "One epoch, on a few drawn pictures, is recorded as what it is"
+    from resnet_course.data import get_data
+    def loaders(_): return fashion_dls(drawn, bs=16) if size==96 else get_data(drawn, presize=64, resize=64, bs=16)
+    for model in exp.nets:
+        record = replace(exp, loaders=loaders, data=str(drawn), epochs=1).run(model)
+        made = total_params(exp.nets[model](10))[0]
+        assert (record['params'], record['complete'], record['size'], record['recipe'], len(record['history']))==(made, True, size, exp.recipe, 1)

@@ -54,11 +54,11 @@ def test_the_record(whole, drawn):
 def test_the_training_accuracy(drawn):
     "That of the batches as they were trained on"
     class Hits(Callback):
-        hits = []
+        right = []
         def after_pred(self):
-            if self.training: self.hits += (self.pred.argmax(1)==self.y).tolist()
+            if self.training: self.right += (self.pred.argmax(1)==self.y).tolist()
     _,rec = run(drawn, hits:=Hits(), epochs=2)
-    assert [o['train_accuracy'] for o in rec['history']]==[np.mean(hits.hits[:64]), np.mean(hits.hits[64:])]
+    assert [o['train_accuracy'] for o in rec['history']]==[np.mean(hits.right[:64]), np.mean(hits.right[64:])]
 
 @pytest.mark.filterwarnings('error:You are shadowing')
 def test_a_net_may_have_the_names_of_the_record(drawn):

@@ -140,8 +140,8 @@ with _alone(Path({str(file)!r})): print('mine', flush=True); time.sleep(60)"""
     assert not [o for o in file.parent.ls() if o.name.startswith('.')]
 
 def test_what_killed_writers_left_is_swept(drawn):
-    for o in (file,ckpt): write(o.with_name(f'.{o.name}-0123456789abcdef'))
-    mine = [write(file.parent/o) for o in ('.fcn-small-s42.json-notes', '.fcn-small-s4.json-0123456789abcdef', 'fcn-small-s42.json-0123456789abcdef')]
+    for o in (file,ckpt): write(o.with_name(f'.{o.name}-0123456789abcdef.tmp'))
+    mine = [write(file.parent/o) for o in ('.fcn-small-s42.json-notes', '.fcn-small-s4.json-0123456789abcdef.tmp', 'fcn-small-s42.json-0123456789abcdef.tmp')]
     fit(drawn)
     assert sorted(o for o in file.parent.ls() if o not in (file,ckpt))==sorted(mine)
 def write(f):

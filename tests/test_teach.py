@@ -42,9 +42,36 @@ def test_slides(tmp_path):
     html = (tmp_path/'s'/'04_resblock.slides.html').read_text(encoding='utf-8')
     assert html.count('<section')>20 and 'class="notes"' in html and 'Exercise resblock' not in html and 'image/png' in html
 
+@pytest.fixture(params=['dist/plugin/notes.js', 'plugin/notes/notes.js'], ids=['reveal.js 6', 'reveal.js 5'])
+def reveal(tmp_path, request):
+    "A folder as reveal.js has it, with marks for its content"
+    for o,text in {'dist/reveal.js':'var Reveal = "the script </script>";', request.param:'var RevealNotes = "the notes";',
+                   'dist/reveal.css':'.its-style {}', 'dist/theme/simple.css':'@import url(https://x.org/a;b);\n@import "https://x.org/c;d";.its-theme {}'}.items():
+        (tmp_path/'reveal.js'/o).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path/'reveal.js'/o).write_text(text)
+    return tmp_path/'reveal.js'
+
+def test_slides_without_a_network(reveal, tmp_path):
+    "All of reveal.js is in the file, and nothing that a browser would load is left"
+    res = CliRunner().invoke(app, ['slides', '04_resblock', '--out', str(tmp_path), '--reveal', str(reveal)])
+    assert res.exit_code==0, res.output
+    html = (tmp_path/'04_resblock.slides.html').read_text(encoding='utf-8')
+    for o in ('var Reveal = ', 'the notes', '.its-style', '.its-theme', 'Reveal.initialize'): assert html.count(o)==1, o
+    assert html.count('</script>')==html.count('<script') and 'x.org' not in html
+    assert not re.findall(r'<(?:script|link|img|iframe)[^>]*(?:src|href)="(?!data:)', html)
+
+@pytest.mark.parametrize('gone', ['dist/reveal.js', 'dist/reveal.css', 'dist/theme/simple.css', None])
+def test_slides_need_all_of_reveal(gone, reveal, tmp_path):
+    "What is missing is named, and how to get it; no file is left"
+    if gone: (reveal/gone).unlink()
+    res = CliRunner().invoke(app, ['slides', '04_resblock', '--out', str(tmp_path/'s'), '--reveal', str(reveal if gone else tmp_path/'none')])
+    assert isinstance(res.exception, CourseError) and (gone or 'dist/reveal.js') in str(res.exception)
+    assert 'npm install reveal.js' in str(res.exception) and '\n' not in str(res.exception) and not [*(tmp_path/'s').glob('*')]
+
 def test_a_slide_is_a_heading_with_a_sentence():
     cells = [dict(cell_type='markdown', metadata={}, source=['## Why?\n\nIt is 1.5 times so. And more.']),
-             dict(cell_type='code', metadata={}, source=['import torch'], outputs=[], execution_count=None),
+             dict(cell_type='code', metadata={}, source=['import torch\nx = 1'], outputs=[], execution_count=None),
+             dict(cell_type='code', metadata={}, source=['#| default_exp a'], outputs=[], execution_count=None),
              dict(cell_type='code', metadata={}, source=['#| export\n1+1'], outputs=[{}], execution_count=None),
              dict(cell_type='markdown', metadata={}, source=['## Exercises']),
              dict(cell_type='markdown', metadata={}, source=['## Secret'])]

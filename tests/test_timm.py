@@ -1,4 +1,5 @@
 "To timm go only the nets that timm has, told by what they compute"
+import json, socket
 import pytest, timm, torch
 from fastai.vision.all import *
 from safetensors.torch import save_file
@@ -125,3 +126,28 @@ def test_to_timm_of_an_average():
     net = Averaged(resnet18(10), .9)
     with pytest.raises(Exception) as e: to_timm(net)
     assert one_line(e, 'kept(model)') and to_timm(kept(net)).keys()==to_timm(net.net).keys()
+
+# --- the lesson's last cells ------------------------------------------------------------------------------------------
+@pytest.mark.parametrize('network, words', [(True,'daisy 100%'), (False,'There is no network here'), ('down','need `pip install timm` and a network')])
+def test_real_photos(network, words, monkeypatch, capsys):
+    "With a network they are named by timm's weights, in the course's net; without one a line says so, and nothing fails"
+    cells = json.loads((Path(__file__).parent.parent/'nbs'/'08_classics.ipynb').read_text(encoding='utf-8'))['cells']
+    made = timm.create_model
+    def create_model(name, pretrained=False):
+        if pretrained and network=='down': raise OSError('gone')
+        net = made(name)
+        if pretrained: net.fc.bias.data[985] = 1e4
+        return net
+    def create_connection(*_):
+        if not network: raise OSError
+        return open(os.devnull)
+    monkeypatch.setattr(timm, 'create_model', create_model)
+    monkeypatch.setattr(socket, 'create_connection', create_connection)
+    monkeypatch.delenv('RESNET_COURSE_WEIGHTS', raising=False)
+    scope = dict(display=print, socket=socket)
+    exec('from fastai.vision.all import *\nfrom resnet_course.classics import *\nfrom resnet_course.kit.photos import Photo\n'
+         'from resnet_course.kit.files import CourseError', scope)
+    start, = [i for i,c in enumerate(cells) if 'def top5(' in ''.join(c['source'])]
+    for c in cells[start:start+3]: exec(''.join(c['source']), scope)
+    said = capsys.readouterr().out
+    assert words in said and (said.count('daisy')==2) is (network is True)

@@ -15,7 +15,8 @@ from inspect import signature
 import resnet_course
 from fastai.vision.all import *
 from ..kit.download import fastai_folder
-from ..kit.files import CourseError, save_json, testing
+from ..kit.files import CourseError, load_json, save_json, testing
+from ..kit.records import each, number
 
 # %% ../../nbs/check/judge.ipynb #b558b508
 class Wrong(Exception): "What is wrong with an answer, in a line or two"
@@ -85,6 +86,13 @@ def run_answer(f, *args, **kwargs):
 # %% ../../nbs/check/judge.ipynb #46c484ca
 exercises = {}   # {name of the check: (number, title)}, in reading order
 
+def _handed_in(f, answers, named):
+    "The arguments of a check by name. Raises `Wrong` where one is missing, or is one too many"
+    try: return signature(f).bind(*answers, **named).arguments
+    except TypeError as e:
+        wanted = [o.name for o in signature(f).parameters.values() if o.default is o.empty]
+        raise Wrong(f"{e}. Hand in {' and '.join(wanted)}") from None
+
 def _own(answer):
     "Refuse what a library defines"
     if isinstance(answer, type) or callable(answer) and not isinstance(answer, nn.Module):
@@ -114,7 +122,7 @@ def exercise(
             printed = io.StringIO()
             try:
                 with no_random(), torch.enable_grad(), contextlib.redirect_stdout(printed):
-                    for name,o in signature(f).bind(*answers, **kwargs).arguments.items():
+                    for name,o in _handed_in(f, answers, kwargs).items():
                         if o is None or o is ...: raise Blank
                         if name not in ours: _own(o)
                     said = f(*answers, **kwargs) or praise
@@ -147,10 +155,10 @@ def _progress_file():
 def _kept(file=None) -> tuple: # {check: when it was passed}, {check: first guess}
     file = file or _progress_file()
     if not (file and file.exists()): return {},{}
-    with contextlib.suppress(OSError, ValueError, TypeError):
-        passed = dict(json.loads(file.read_text(encoding='utf-8')))
-        guesses = dict(passed.pop('guesses', {}))
-        if all(re.fullmatch('[0-9]{4}(-[0-9]{2}){2} [0-9]{2}:[0-9]{2}', o) for o in passed.values()): return passed,guesses
+    def time(o): return isinstance(o, str) and re.fullmatch('[0-9]{4}(-[0-9]{2}){2} [0-9]{2}:[0-9]{2}', o)
+    with contextlib.suppress(CourseError):
+        guesses = (passed:=load_json(file)).pop('guesses', {})
+        if each(time)(passed) and each(number)(guesses): return passed,guesses
     raise CourseError(f"{file} does not hold a progress: move it away, or name another file in RESNET_COURSE_PROGRESS")
 
 def _note(name, **guess):

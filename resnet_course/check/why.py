@@ -26,6 +26,14 @@ def _two(n, relu=True, norms=(True,True), shared=False, **kwargs):
     (a,b),(one,two) = convs,[[nn.BatchNorm2d(n)]*o for o in norms]
     return nn.Sequential(a, *one, *[nn.ReLU()]*relu, b, *two)
 
+class _NormLast(nn.Module):
+    "The sum comes before the last batch norm"
+    def __init__(self, n):
+        super().__init__()
+        *first,self.norm = _two(n)
+        self.branch = nn.Sequential(*first)
+    def forward(self, x): return F.relu(self.norm(self.branch(x)+x))
+
 def _sum(y, x): return F.relu(y+x)
 def _block(n, branch=_two, join=_sum, **kwargs): return _Joined(branch(n, **kwargs), join)
 
@@ -41,6 +49,7 @@ def first_block(MyBlock):
         ('the ReLU comes after the sum; here it comes before, so the branch can only add',
          dict(join=lambda y,x: F.relu(y)+x)),
         ('the ReLU after the sum is missing', dict(join=lambda y,x: y+x)),
+        ('the sum comes after the last batch norm; here `x` goes through it, too', _NormLast),
         ('there is a ReLU too many before the sum: with it the branch can only add',
          dict(join=lambda y,x: F.relu(F.relu(y)+x))),
         ('the shortcut carries `x` as it is; here a ReLU cuts it off', dict(join=lambda y,x: F.relu(y+F.relu(x)))),

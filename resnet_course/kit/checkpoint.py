@@ -10,8 +10,9 @@ import zipfile
 from contextlib import contextmanager
 from fastai.vision.all import *
 from fastai.callback.tracker import TrackerCallback
-from .files import CourseError, load_json, save_json, write_whole
-from .identity import alike, check_extra, check_same, plain
+from .files import CourseError, first_line, load_json, no_room, open_file, save_json, write_whole
+from .records import epoch_row, made_on, maybe, misfit, number, whole
+from .identity import alike, check_extra, check_same, in_tensors
 from .ranks import from_first, most, rank, total
 from .stopping import Stops
 
@@ -63,20 +64,35 @@ def one_before(file:Path) -> Path:
     "Where the checkpoint goes that `file` takes the place of"
     return file.with_name(file.name+'.old')
 
+def _no_checkpoint(file, why):
+    return CourseError(f"{file} is not a complete checkpoint ({why}): delete it if nobody needs it, or write to another "
+                       "folder, with or without --resume")
+
+def _check_amount(state, most=10**7):
+    "Raises `ValueError` where lists that hold a list twice, and again, come to more than any run has"
+    todo = [state]
+    for n in range(most):
+        if not todo: return
+        o = todo.pop()
+        todo.extend(o.values() if isinstance(o, dict) else o if isinstance(o, (list,tuple)) else ())
+    raise ValueError(f'more than {most} values')
+
 def _read_state(file):
     try:
-        with zipfile.ZipFile(file) as z: spoiled = z.testzip()   # a checksum for each part, which PyTorch does not look at
-        if spoiled: raise zipfile.BadZipFile
-        state = torch.load(file, weights_only=True, map_location='cpu')
+        with open_file(file) as f:
+            with zipfile.ZipFile(f) as z:
+                if any(o.compress_type for o in z.infolist()): raise zipfile.BadZipFile   # PyTorch packs nothing
+                if z.testzip(): raise zipfile.BadZipFile   # a checksum for each part, which PyTorch does not look at
+            f.seek(0)
+            state = torch.load(f, weights_only=True, map_location='cpu')
+        _check_amount(state)
         alike(state['about'])
         return state
-    except Exception as e:
-        raise CourseError(f"{file} is not a complete checkpoint ({type(e).__name__}): delete it if nobody needs it, "
-                          "or write to another folder, with or without --resume") from None
+    except Exception as e: raise no_room(e) or _no_checkpoint(file, type(e).__name__) from None
 
 def _load_state(file) -> dict: # None where there is no checkpoint
     "The state in `file`, or in the one before. Raises `CourseError` unless a run of the course has left it there"
-    there = [o for o in (file,one_before(file)) if o.exists()]
+    there = [o for o in (file,one_before(file)) if os.path.lexists(o)]
     for o in there:
         try: state = _read_state(o)
         except CourseError:
@@ -109,12 +125,15 @@ def _gather(ckpt, epoch, iter, rng) -> dict:
         parts=record.parts, grads=_gradients(learn.model),
         trackers=[{k:v for k,v in vars(o).items() if k in ('best','wait')} for o in _trackers(learn)], counts=[o.count for o in _counting(learn)])
 
+# %% ../../nbs/kit/checkpoint.ipynb #0c67e8ad
 def _put_back(ckpt, s:dict):
     "Put the state `s` back into the learner and the record"
     learn,scaler = ckpt.learn,_scaler(ckpt.learn)
-    if s['scaler'] and scaler: scaler.load_state_dict(s['scaler'])
-    learn.model.load_state_dict(s['model'])
-    learn.opt.load_state_dict(to_device(s['opt'], learn.dls.device))   # fastai leaves it where it was saved
+    try:
+        if s['scaler'] and scaler: scaler.load_state_dict(s['scaler'])
+        learn.model.load_state_dict(s['model'])
+        learn.opt.load_state_dict(to_device(s['opt'], learn.dls.device))   # fastai leaves it where it was saved
+    except Exception as e: raise no_room(e) or _no_checkpoint(ckpt.file, f'{type(e).__name__}: {first_line(e)}') from None
     r = learn.recorder
     for k in _recorder: setattr(r, k, s['recorder'][k])
     r.smooth_loss.count,r.smooth_loss.val = s['recorder']['smooth']
@@ -123,7 +142,51 @@ def _put_back(ckpt, s:dict):
     for p,g in zip(learn.model.parameters(), s['grads']): p.grad = None if g is None else g.to(p.device)
     for o,n in zip(_counting(learn), s['counts']): o.count = n
     for o in _trackers(learn): o.run = True
-    for o,kept in zip(_trackers(learn), s.get('trackers', ())): vars(o).update(kept)
+    for o,kept in zip(_trackers(learn), s.get('trackers') or ()): vars(o).update(kept)
+
+# %% ../../nbs/kit/checkpoint.ipynb #3ef40db4
+def _like(*tensors):
+    "The kind of tensors of the shape and dtype of one of these"
+    return lambda o: isinstance(o, Tensor) and any((o.shape,o.dtype)==(t.shape,t.dtype) for t in tensors)
+
+def _numpy_state(o): return len(o)==5 and o[0]=='MT19937' and len(o[1])==624 and whole(0,624)(o[2])   # which NumPy does not check
+
+def _of_this_run(ckpt) -> dict:
+    "The kind of its state"
+    learn = ckpt.learn
+    return dict(epoch=whole(0, ckpt.n_epoch), iter=whole(0, len(learn.dls.train)), hits=whole(), seen=whole(), spent=number,
+        rng=dict(numpy=_numpy_state), epoch_rng=dict(numpy=_numpy_state), opt=dict, scaler=dict, counts=[whole()],
+        model={k:_like(o) if isinstance(o, Tensor) else object for k,o in learn.model.state_dict().items()},
+        grads=[maybe(_like(*learn.model.parameters()))], trackers=maybe([dict(best=maybe((int,float)), wait=maybe(whole()))]),
+        recorder=dict(lrs=[(int,float)], iters=[whole()], losses=[(Tensor,float)], values=[list], smooth=[(int,float,Tensor)]),
+        history=[epoch_row], parts=lambda o: o and not misfit(o, [made_on]))
+
+_averages = ('grad_avg','sqr_avg','exp_avg','exp_avg_sq','momentum_buffer')
+
+def _misfit_of(opt, sd) -> str:
+    "Where the state of an optimiser is not of the parameters of `opt`"
+    params = [p for group in opt.param_lists for p in group]
+    states = sd['state'].items() if isinstance(sd['state'], dict) else enumerate(sd['state'])   # PyTorch's own have numbers
+    for i,state in states:
+        for k,o in state.items():
+            if o.shape!=params[i].shape if k in _averages else isinstance(o, str): return f"opt['state'][{i}]['{k}']"
+    slow = zip(opt.param_lists, sd.get('slow_weights') or ())   # of Lookahead
+    if any(a.shape!=b.shape for one,two in slow for a,b in zip(one, two, strict=True)): return "opt['slow_weights']"
+    return misfit(sd['hypers'], [{k:(int,float) for k in opt.hypers[0]}], "opt['hypers']") if 'hypers' in sd else ''
+
+# %% ../../nbs/kit/checkpoint.ipynb #49354749
+def _check_fits(ckpt, s):
+    "Raises `CourseError` unless the state `s` is of the net, the optimiser, the epochs and the batches of `ckpt`"
+    net,dls = ckpt.learn.model,ckpt.learn.dls
+    try:
+        where = misfit(s, _of_this_run(ckpt), 'checkpoint') or _misfit_of(ckpt.learn.opt, s['opt'])
+        for k,fits in dict(model=s['model'].keys()==net.state_dict().keys(), history=len(s['history'])<=s['epoch'],
+                           grads=len(s['grads']) in (0, len([*net.parameters()]))).items():
+            if not fits: where = where or f"checkpoint['{k}']"
+        with only_looking(dls):
+            for k in ('rng','epoch_rng'): _set_random_states(dls, s[k])
+    except Exception as e: where = f'{type(e).__name__}: {first_line(e)}'
+    if where: raise _no_checkpoint(ckpt.file, where)
 
 # %% ../../nbs/kit/checkpoint.ipynb #b95452e6
 def _skip_to(ckpt, s:dict):
@@ -154,7 +217,9 @@ def _one_fit(ckpt):
 def _make_way(ckpt):
     "The state to go on from, or None. Deletes what an earlier run has left: one that stops early is not taken for it"
     state = _load_state(ckpt.file)   # which refuses a file of somebody's own, that nobody may overwrite
-    if state and ckpt.resume: check_same(ckpt.file, state['about'], ckpt.about)
+    if state and ckpt.resume:
+        check_same(ckpt.file, state['about'], ckpt.about)
+        _check_fits(ckpt, state)
     else:
         for o in (ckpt.file,one_before(ckpt.file)): o.unlink(missing_ok=True)
     going_on = state and ckpt.resume
@@ -219,7 +284,7 @@ class Checkpoint(Callback):
         if not self.run_record.file.exists(): self.run_record.write()
     def save(self, epoch, iter, rng):
         "One that cannot be written is said once, and tried again the next time: the run goes on"
-        state,self.stops.save = plain(_gather(self, epoch, iter, rng)),False
+        state,self.stops.save = in_tensors(_gather(self, epoch, iter, rng)),False
         if rank():
             self.saved = time.monotonic()
             return

@@ -19,9 +19,12 @@ def fastai_folder(
     kind:str, # 'data' or 'archive'
 ) -> Path:
     "Where fastai keeps data sets, or what it has downloaded. Raises `CourseError` if its `config.ini` cannot be read"
-    try: return fastai_path(kind)
+    file = Path(os.environ.get('FASTAI_HOME', '~/.fastai')).expanduser()/'config.ini'
+    try:
+        with suppress(FileNotFoundError, PermissionError): open_file(file).close()   # of a pipe nobody would know the end
+        if '\0' not in str(path:=fastai_path(kind) or '\0'): return path
+        raise KeyError(kind)
     except (Error, KeyError, ValueError) as e:
-        file = Path(os.environ.get('FASTAI_HOME', '~/.fastai')).expanduser()/'config.ini'
         raise CourseError(f"{file} does not say where data is kept ({type(e).__name__}): delete it, and it is made anew") from None
 
 # %% ../../nbs/kit/download.ipynb #e3d54ba8

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['plain', 'tell', 'CourseError', 'first_line', 'Plain', 'no_room', 'testing', 'open_file', 'write_whole', 'sweep',
-           'save_json', 'load_json', 'check_name', 'shared_memory', 'AtOnce', 'threads', 'pool', 'check_size',
-           'check_batch']
+           'save_json', 'strict_json', 'load_json', 'check_name', 'shared_memory', 'AtOnce', 'threads', 'pool',
+           'check_size', 'check_batch']
 
 # %% ../../nbs/kit/files.ipynb #1d4cdcf3
 import difflib, errno, json, math, multiprocessing, operator, os, re, secrets, shutil, stat, sys, threading, time, unicodedata
@@ -73,7 +73,9 @@ def write_whole(path:Path, mode='w'):
     "A file to write. It takes its place at `path` only when it is complete: written beside it, then renamed"
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.with_name(f'.{path.name}-{secrets.token_hex(8)}')
+    if path.exists() and not path.is_file(): raise OSError(errno.EEXIST, 'it is there, and is no file', str(path))
+    sweep(path.parent)
+    tmp = path.with_name(f'.{path.name}-{secrets.token_hex(8)}.tmp')
     try:
         with open(tmp, mode.replace('w','x'), encoding=None if 'b' in mode else 'utf-8') as f:
             yield f
@@ -87,24 +89,54 @@ def write_whole(path:Path, mode='w'):
             else: break
     finally: tmp.unlink(missing_ok=True)
 
-def sweep(path:Path):
-    "Removes what killed writers of `path` have left beside it. Only for one who knows that nobody writes it now"
-    mine = re.compile(re.escape(f'.{Path(path).name}-')+'[0-9a-f]{16}')
-    for o in Path(path).parent.iterdir():
-        if mine.fullmatch(o.name): o.unlink(missing_ok=True)
+_unfinished = re.compile(r'\.(.+)-[0-9a-f]{16}\.tmp', re.DOTALL)
+
+def sweep(folder:Path, names=(), age:float=3600):
+    "Removes what killed writers have left: of the files `names`, which nobody writes now, and all that is `age` seconds old"
+    with suppress(OSError):
+        for o in Path(folder).iterdir():
+            if not (of:=_unfinished.fullmatch(o.name)): continue
+            with suppress(OSError):   # another sweeper may be first
+                if of[1] in names or time.time()-o.lstat().st_mtime>age: o.unlink()
 
 # %% ../../nbs/kit/files.ipynb #41c441c0
 def save_json(path:Path, obj):
-    "Write `obj` to `path` as JSON: a complete file, or none"
-    with write_whole(path) as f: f.write(json.dumps(obj, indent=1, ensure_ascii=False)+'\n')
+    "Write `obj` to `path` as JSON: a complete file, or none. Raises `ValueError` for nan and infinity, which JSON has not"
+    with write_whole(path) as f: f.write(json.dumps(obj, indent=1, ensure_ascii=False, allow_nan=False)+'\n')
 
-def load_json(path:Path) -> dict: # empty where there is no file
-    "What `save_json` wrote. Raises `CourseError` for a file that holds something else"
+# %% ../../nbs/kit/files.ipynb #07efb7d4
+def _depth(o):
+    return 1 + max(map(_depth, o.values() if isinstance(o, dict) else o), default=0) if isinstance(o, (dict,list)) else 0
+
+def strict_json(text, most:int=2**24):
+    "What `text` (or bytes) says. Raises `ValueError` for no JSON, nan, a key twice, much nesting and more than `most`"
+    def once(pairs):
+        if len(res:=dict(pairs))==len(pairs): return res
+        raise ValueError("a key stands there twice")
+    def finite(number):
+        if math.isfinite(res:=float(number)): return res
+        raise ValueError(f"{number[:20]} is no number")
+    if len(text)>most: raise ValueError(f"it has more than {most} bytes")
     try:
-        if isinstance(res:=json.loads(Path(path).read_text(encoding='utf-8')), dict): return res
+        res = json.loads(text, object_pairs_hook=once, parse_float=finite, parse_constant=finite)
+        if _depth(res)>=100: raise RecursionError
+        json.dumps(res, ensure_ascii=False).encode()   # half a character could not be written again
+        return res
+    except RecursionError: raise ValueError("it is nested too deeply") from None
+
+def load_json(
+    path:Path,
+    kind:str='a complete record', # what it should be
+    way_out:str='delete it, or write to another folder',
+) -> dict: # empty where there is no file
+    "What `save_json` wrote. Raises `CourseError` for a file that holds something else, and for what is no file"
+    try:
+        with open_file(path) as f: res = strict_json(f.read(2**24+1))
+        if isinstance(res, dict): return res
+        why = f'a {type(res).__name__}'
     except FileNotFoundError: return {}
-    except ValueError: pass
-    raise CourseError(f"{path} is not a complete record: delete it, or write to another folder")
+    except (OSError, ValueError) as e: why = getattr(e, 'strerror', None) or first_line(e)
+    raise CourseError(f"{path} is not {kind} ({why}): {way_out}") from None
 
 # %% ../../nbs/kit/files.ipynb #b184d121
 def check_name(what:str, name:str, known):

@@ -12,8 +12,9 @@ import difflib, errno, unicodedata
 from contextlib import nullcontext, suppress
 from functools import lru_cache
 from fastai.vision.all import *
-from .files import CourseError, first_line, open_file, pool, tell
+from .files import CourseError, first_line, load_json, open_file, pool, tell
 from .opening import check_pixels, contents, opened, photo_suffixes, reason
+from .records import misfit, whole
 
 # %% ../../nbs/kit/photos.ipynb #dad922fa
 _darkest = 4095   # 16-bit values up to here may as well be of 8, 10 or 12 bits
@@ -322,13 +323,14 @@ def photos_by_class(
     return found
 
 # %% ../../nbs/kit/photos.ipynb #b66b19bc
+_of_a_sample = dict(n_train=whole(), n_val=whole(), size=whole(1,2**14), seed=whole())
+
 def sample_card(path):
     "The settings of the drawn set that `path` is, or is a part of; None for any other folder"
     for p in (Path(path), Path(path).parent):
-        with suppress(OSError, ValueError, AttributeError, RecursionError), open_file(p/'sample.json') as f:
-            card = json.loads(f.read(1000))
-            if card.keys()=={'n_train','n_val','size','seed'} and all(type(o) is int for o in card.values()) and card['size']>0:
-                return card
+        with suppress(CourseError):   # a file of somebody's own may be called so
+            card = load_json(p/'sample.json')
+            if card.keys()==_of_a_sample.keys() and not misfit(card, _of_a_sample): return card
 
 def data_name(path:Path) -> str:
     "What a record calls the data in `path`: 'sample' for the drawn set or a part of it, else the name of folder or zip"

@@ -9,6 +9,7 @@ __all__ = ['as_runs', 'record_files', 'results', 'summary', 'show_table', 'plot_
 from fastai.vision.all import *
 from matplotlib.ticker import PercentFormatter
 from .files import CourseError, load_json
+from .records import check_record
 
 # %% ../../nbs/kit/results.ipynb #3c6108c5
 def as_runs(
@@ -17,7 +18,7 @@ def as_runs(
     """One row for each complete record, with columns model, recipe, size, epochs, seed, params, macs, accuracy,
     precision, data, hardware, seconds_epoch (the median) and record (all of it)"""
     keys = ('model','recipe','size','epochs','seed','params','macs','accuracy','precision')
-    rows = [dict({k:r[k] for k in keys}, data=r['data']['name'], hardware=r['hardware']['name'],
+    rows = [dict({k:r.get(k) for k in keys}, data=r['data']['name'], hardware=r['hardware']['name'],
                  seconds_epoch=np.median([o['seconds'] for o in r['history']]), record=r)
             for r in records if r.get('complete')]
     return pd.DataFrame(rows, columns=[*keys,'data','hardware','seconds_epoch','record'])
@@ -31,8 +32,9 @@ def record_files(folder:Path) -> list:
 def results(
     folder:Path # of JSON records as `measured_fit` writes them
 ) -> pd.DataFrame: # from `as_runs`
-    "The complete records of a folder. Raises `CourseError` if there is no such folder"
-    return as_runs([load_json(f) for f in record_files(folder)])
+    """The complete records of runs in a folder. Raises `CourseError` if there is no such folder, or a file in it is not what
+    it should be"""
+    return as_runs([check_record(f, rec) for f in record_files(folder) if 'history' in (rec:=load_json(f))])
 
 # %% ../../nbs/kit/results.ipynb #54a51247
 def summary(

@@ -16,6 +16,7 @@ import resnet_course
 from fastai.vision.all import *
 from fastai.callback.channelslast import ChannelsLast
 from .files import CourseError, load_json, save_json, sweep
+from .records import load_record, misfit, of_a_run, plain_name
 from .costs import copied
 from .photos import data_card
 from .identity import checked_about, check_run, check_same, in_json, net_macs, net_start, run_setup
@@ -74,7 +75,7 @@ class RunRecord(Callback):
         **about # what else it says: name, command, model, recipe, data, size, seed ...
     ): self.file,self.more,self.about,self.history,self.failed,self.unwritten = Path(file),more,about,[],None,False
     def before_fit(self):
-        self.made,self.epochs,self.precision,self.last = circumstances(self.dls),self.n_epoch,self.learn.precision,None
+        self.made,self.epochs,self.computed_in,self.last = circumstances(self.dls),self.n_epoch,self.learn.precision,None
         self.parts = [dict(self.made, epoch=0, batch=0)]
     def goes_on(self, parts, epoch, batch):
         "Of a run whose `parts` were made before"
@@ -107,7 +108,7 @@ class RunRecord(Callback):
         self.write()
         of = ', '.join(f'{k} {v:.3g}' for k,v in where.items()).replace('lr', 'learning rate')
         raise CourseError(f"{self.about['name']}: the loss is no number ({of}), and what the net says is worth nothing; begin "
-                          f"anew with a lower learning rate{' or in fp32' if self.precision!='fp32' else ''}")
+                          f"anew with a lower learning rate{' or in fp32' if self.computed_in!='fp32' else ''}")
     def write(self):
         "One that cannot be written is said once, and tried again after the next epoch: the run goes on"
         if rank(): return
@@ -122,7 +123,7 @@ class RunRecord(Callback):
         if self.failed: more['diverged'] = self.failed
         return dict(self.about, epochs=self.epochs, complete=len(h)==self.epochs and not (self.more or self.failed), history=h,
             accuracy=h[-1].get('accuracy') if h else None, seconds=round(sum(o['seconds'] for o in h), 2),
-            precision=self.precision, **self.made, **more)
+            precision=self.computed_in, **self.made, **more)
 
 # %% ../../nbs/kit/runs.ipynb #d019ce7a
 class _FirstSteps(Callback):
@@ -153,9 +154,9 @@ def record_file(out:Path, model:str, recipe:str, seed:int) -> Path:
     """Where in the folder `out` a run's record lies; its checkpoint (.pt) and weights (.safetensors) lie beside it.
     Raises `CourseError` for names that no file can have"""
     stem = f'{model}-{recipe}-s{seed}'
-    if re.search(r'[\x00-\x1f/\\]', stem) or len(stem.encode(errors='replace'))>220:   # of 255; endings come to it
+    if not plain_name(stem):   # of 255 bytes a name has, endings take some
         raise CourseError(f"{stem[:60]!r}{'...'*(len(stem)>60)} cannot be the name of a file: name model and recipe in "
-                          "fewer letters, without slashes and line breaks")
+                          "fewer letters, with digits, dots, hyphens and underscores, and nothing else")
     return Path(out)/f'{stem}.json'
 
 def command_line(*words, **options) -> str:
@@ -173,7 +174,7 @@ def beside(
 # %% ../../nbs/kit/runs.ipynb #c6477e2b
 def _there(file:Path, about:dict) -> dict: # empty, if there is none
     "The record in `file`. Raises `CourseError` if it is of another run"
-    if rec:=load_json(file):   # one of an earlier version has no setup
+    if rec:=load_record(file):   # one of an earlier version has no setup
         check_same(file, rec, about if 'setup' in rec else {k:o for k,o in about.items() if k!='setup'})
     return rec
 
@@ -217,6 +218,13 @@ def check_free(
                       f"{'keeps it' if finished else 'goes on with it'}, overwrite=True (or --overwrite) begins anew, and "
                       "another folder leaves it alone")
 
+def _sweep_locks(folder, age=3600):
+    "Removes the locks of runs that were killed, and have not gone on for a while"
+    for o in folder.glob('.*.json.lock'):
+        with suppress(OSError, Timeout, NotImplementedError):   # it may be held, or be gone by now
+            if time.time()-o.stat().st_mtime<age: continue
+            with FileLock(o, timeout=0): o.unlink()
+
 @contextmanager
 def _alone(file):
     "Only one process at a time is at the run of the record `file`; what killed ones have left of theirs is swept away"
@@ -228,7 +236,8 @@ def _alone(file):
     except Timeout: raise CourseError(f"{file}: another process is at this run; wait for it, or name another folder") from None
     except NotImplementedError: pass   # a disk without locks
     try:
-        for o in (file, beside(file, '.pt'), beside(file, '.safetensors')): sweep(o)
+        sweep(file.parent, [beside(file, o).name for o in ('.json','.pt','.safetensors')])
+        _sweep_locks(file.parent)
         yield
     finally:
         with suppress(PermissionError): Path(lock.lock_file).unlink(missing_ok=True)   # while it is still ours; not on Windows
@@ -279,6 +288,8 @@ def measured_fit(
     file = Path(file)
     epochs,lr = [o.item() if isinstance(o, (np.generic,Tensor)) and o.ndim==0 else o for o in (epochs,lr)]
     about = checked_about(dict(about, lr=lr))
+    for k in ('model','recipe','size'):
+        if misfit(about.get(k), of_a_run[k]): raise CourseError(f"{k}={about.get(k)!r}: no record would be read that says so")
     check_run(epochs, about.get('seed', 0), file.parent)
     from_first(lambda: check_free(file, resume, overwrite))
     if getattr(fit, 'func', fit) is Learner.fine_tune: raise CourseError(one_fit_only.format(file, epochs))

@@ -12,7 +12,7 @@ from math import cos, pi, sin
 from PIL import ImageDraw
 from fastai.vision.all import *
 from concurrent.futures import ProcessPoolExecutor   # after fastai, which has another
-from .files import check_size, CourseError
+from .files import check_size, CourseError, load_json
 
 # %% ../../nbs/kit/sample.ipynb #560c02a4
 def _polar(r, angle):
@@ -179,8 +179,8 @@ def make_sample(
     card = {k: check_size(k, v, int(k=='size')) for k,v in card.items()}
     def there():
         if not dest.exists(): return False
-        with suppress(OSError, ValueError):
-            if json.loads((dest/'sample.json').read_text())==card: return True
+        with suppress(CourseError):
+            if load_json(dest/'sample.json')==card: return True
         raise CourseError(f"{dest} holds something other than the sample {card}: delete it, or name another folder")
     if there(): return dest
     try:

@@ -1,0 +1,21 @@
+"What the drawn sample must show: the recorded ladder climbs on it, and colours alone do not climb so far"
+from pathlib import Path
+import pytest
+from resnet_course.cli import rungs
+from resnet_course.data import course_path, run_settings
+from resnet_course.kit.results import results, summary
+
+runs = results(Path(__file__).parent.parent/'results'/'sample')
+means = summary(runs).accuracy
+
+def test_each_rung_has_three_seeds_of_one_setting():
+    assert {o: set(runs.seed[runs.model==o]) for o in rungs}==dict.fromkeys(rungs, {42,43,44})
+    for what in ('data','settings','epochs','lr','precision'): assert len({str(o[what]) for o in runs.record})==1, what
+    assert all(o['complete'] for o in runs.record)
+
+@pytest.mark.parametrize('lower, upper', [*zip(rungs[:3], rungs[1:4]), ('fcn','resnet50')])
+def test_the_ladder_climbs(lower, upper): assert means[upper] >= means[lower]
+
+def test_resnet18_is_far_above_the_baseline_and_nothing_is_solved():
+    assert means['resnet18'] >= means['fcn']+.1
+    assert runs.accuracy.max() < .98
