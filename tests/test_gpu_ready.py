@@ -5,7 +5,7 @@ import pytest, torch
 from fastai.vision.all import *
 from fastai.callback.fp16 import AMPMode, MixedPrecision
 from resnet_course.doctor import mendable
-from resnet_course import bench as benchmark, classics, cli, landscape
+from resnet_course import bench as benchmark, classics, landscape
 from resnet_course.kit import gpu, identity, runs, timing, weights
 from resnet_course.kit.costs import copied
 from resnet_course.kit.files import CourseError
