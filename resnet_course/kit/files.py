@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['plain', 'tell', 'CourseError', 'first_line', 'no_room', 'testing', 'open_file', 'write_whole', 'sweep', 'save_json',
-           'load_json', 'check_name', 'shared_memory', 'AtOnce', 'threads', 'pool', 'check_size', 'check_batch']
+           'load_json', 'shard_index', 'check_name', 'shared_memory', 'AtOnce', 'threads', 'pool', 'check_size',
+           'check_batch']
 
 # %% ../../nbs/kit/files.ipynb #1d4cdcf3
 import difflib, errno, json, math, multiprocessing, operator, os, re, secrets, shutil, stat, sys, threading, time, unicodedata
@@ -96,6 +97,11 @@ def load_json(path:Path) -> dict: # empty where there is no file
     except FileNotFoundError: return {}
     except ValueError: pass
     raise CourseError(f"{path} is not a complete record: delete it, or write to another folder")
+
+def shard_index(path:Path) -> dict: # empty for any other folder
+    "What the folder of shards `path` says of them"
+    file = os.path.join(path, 'shards.json')
+    return load_json(file) if os.path.isfile(file) else {}
 
 # %% ../../nbs/kit/files.ipynb #b184d121
 def check_name(what:str, name:str, known):
