@@ -10,6 +10,7 @@ __all__ = ['PhotoFiles', 'PhotoCache', 'build_cache', 'cache_bytes', 'cached_pho
 import errno
 from collections import deque
 from contextlib import suppress
+from filelock import FileLock
 from fastai.vision.all import *
 from concurrent.futures import ThreadPoolExecutor   # after fastai, which has another
 from .kit.files import check_batch, check_size, CourseError, shard_index, write_whole
@@ -113,7 +114,13 @@ def _make_room(folder, need, days=30):
     if shutil.disk_usage(folder).free<need: raise OSError(errno.ENOSPC, f'no {need/1e9:.2g} GB are free')
 
 # %% ../nbs/12_loading.ipynb #76617c26
-_building = threading.Lock()
+@contextmanager
+def _building(key):
+    "One process and thread of this machine after the other; the lock of a killed one is free"
+    lock = FileLock(Path(tempfile.gettempdir())/f"resnet-course-{getattr(os, 'getuid', int)()}-{key}.lock")
+    with suppress(OSError, NotImplementedError): lock.acquire()   # where there are no locks, two may build the same
+    try: yield
+    finally: lock.release()
 
 def cached_photos(
     path:Path, # a folder with train/<class>/ and val/<class>/
@@ -126,7 +133,7 @@ def cached_photos(
     names = [f.relative_to(path).as_posix() for f in files]
     about = dict(presize=presize, fingerprint=fingerprint(path), names=names)
     key = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:8]   # folders of one name have caches of their own
-    with _building:
+    with _building(f'{key}-{presize}'):
         try:
             folder = _cache_folder(folder)
             file = folder/f'{data_name(path)[:40]}-{presize}-{key}.photos'
