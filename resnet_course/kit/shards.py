@@ -12,6 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 from threading import Lock
 import numpy as np
+from fastcore.basics import patch
 from .files import CourseError, first_line, pool, save_json, shard_index, write_whole
 from .photos import broken_images, fingerprint, load_photo, photos_by_class, read_photo
 
@@ -88,6 +89,7 @@ def _features(schema, at):
     image,label = (o[0] for o in of.values())
     return image,label,about[label]['names']
 
+# %% ../../nbs/kit/shards.ipynb #826f1d08
 def _from_shards(at, fs, files):
     "The index of Parquet files that are at `at`"
     root = fs._strip_protocol(at)
@@ -109,6 +111,7 @@ def _from_shards(at, fs, files):
     return dict(at=at, image=image, label=label, classes=classes, counts=counts, splits=splits,
                 largest=max(o[2] for o in looks.values()), fingerprint=h.hexdigest()[:16])
 
+# %% ../../nbs/kit/shards.ipynb #7b767847
 def make_shards(
     src:str, # a folder with train/<class>/ and val/<class>/, or the folder or URL of Parquet files
     dest:Path, # folder for the shards and their index, `shards.json`
@@ -150,42 +153,52 @@ class ShardPhotos:
         self.kept = lru_cache(max(most//self.index['largest'], 1))(self._group)
         self.locks = [Lock() for _ in range(16)]
     def __len__(self): return int(self.ends[-1])
-    def _read(self, file, read):
-        try:
-            with self.fs.open(f'{self.root}/{file}') as f: return read(f)
-        except Exception as e:   # whatever lies between here and there
-            raise CourseError(f"{file} of the shards {self.path} cannot be read ({type(e).__name__}: {first_line(e)}): look whether it "
-                              f"is in {self.root}; with --resume a run goes on from its checkpoint") from None
-    def _labels_of(self, shard):
-        def read(f):
-            found,pq = f.seek(0, os.SEEK_END),_parquet()
-            if found!=shard[1]: raise ValueError(f'it has {found:,} bytes, and the index says {shard[1]:,}')
-            return pq.ParquetFile(f).read([self.index['label']])[self.index['label']].to_numpy()
-        return self._read(shard[0], read)
     def group(self, g):
         with self.locks[g%16]: return self.kept(g)   # nor do two threads read the same one at a time
-    def _group(self, g):
-        file,i = self.groups[g]
-        column = self.index['image']
-        def read(f): return _parquet().ParquetFile(f).read_row_group(i, [column])[column].to_pylist()
-        return self._read(file, read)
     def __getitem__(self, i):
         g = int(np.searchsorted(self.ends, i, 'right'))
         photo = self.group(g)[i-self.ends[g]]   # counted from the group's end
         try: return load_photo(photo['bytes'], self.presize)
         except CourseError: return read_photo(photo['bytes'], f"{photo['path']} in {self.groups[g][0]}")   # which names it
-    def walk(self, items, n, bs, rng=None) -> np.ndarray:
-        "Places in `items` (numbers of photos) in the order of reading, `n` of them, for batches of `bs`; mixed if there is an `rng`"
-        group = np.searchsorted(self.ends, items, 'right')
-        if rng is None: order = np.argsort(group, kind='stable')
-        else:
-            draw = np.random.default_rng(rng.getrandbits(64)).random
-            groups = np.lexsort((draw(len(self.groups)), draw(self.shard_of[-1]+1)[self.shard_of]))
-            order = np.lexsort((draw(len(items)), np.argsort(groups)[group]))
-        steps,more = divmod(n, bs)   # photos of each reader; the first ones have one more
-        readers = np.arange(bs)
-        starts = readers*steps + np.minimum(readers, more)
-        return order[(starts + np.arange(steps+1)[:,None]).ravel()[:n]]
+
+# %% ../../nbs/kit/shards.ipynb #05ba14c6
+@patch
+def _read(self:ShardPhotos, file, read):
+    try:
+        with self.fs.open(f'{self.root}/{file}') as f: return read(f)
+    except Exception as e:   # whatever lies between here and there
+        raise CourseError(f"{file} of the shards {self.path} cannot be read ({type(e).__name__}: {first_line(e)}): look whether it "
+                          f"is in {self.root}; with --resume a run goes on from its checkpoint") from None
+
+@patch
+def _labels_of(self:ShardPhotos, shard):
+    def read(f):
+        found,pq = f.seek(0, os.SEEK_END),_parquet()
+        if found!=shard[1]: raise ValueError(f'it has {found:,} bytes, and the index says {shard[1]:,}')
+        return pq.ParquetFile(f).read([self.index['label']])[self.index['label']].to_numpy()
+    return self._read(shard[0], read)
+
+@patch
+def _group(self:ShardPhotos, g):
+    file,i = self.groups[g]
+    column = self.index['image']
+    def read(f): return _parquet().ParquetFile(f).read_row_group(i, [column])[column].to_pylist()
+    return self._read(file, read)
+
+# %% ../../nbs/kit/shards.ipynb #9db30419
+@patch
+def walk(self:ShardPhotos, items, n, bs, rng=None) -> np.ndarray:
+    "Places in `items` (numbers of photos) in the order of reading, `n` of them, for batches of `bs`; mixed if there is an `rng`"
+    group = np.searchsorted(self.ends, items, 'right')
+    if rng is None: order = np.argsort(group, kind='stable')
+    else:
+        draw = np.random.default_rng(rng.getrandbits(64)).random
+        groups = np.lexsort((draw(len(self.groups)), draw(self.shard_of[-1]+1)[self.shard_of]))
+        order = np.lexsort((draw(len(items)), np.argsort(groups)[group]))
+    steps,more = divmod(n, bs)   # photos of each reader; the first ones have one more
+    readers = np.arange(bs)
+    starts = readers*steps + np.minimum(readers, more)
+    return order[(starts + np.arange(steps+1)[:,None]).ravel()[:n]]
 
 # %% ../../nbs/kit/shards.ipynb #fc417e82
 def class_counts(
