@@ -34,7 +34,8 @@ setup(
     packages=find_packages(include=[cfg['lib_name'] + '*']), include_package_data=True, zip_safe=False,
     cmdclass={'build_py': WithLessons},
     python_requires='>=' + cfg['min_python'],
-    install_requires=cfg['requirements'].split(), extras_require={'dev': cfg['dev_requirements'].split()},
+    install_requires=cfg['requirements'].split(),
+    extras_require={'stream': cfg['stream_requirements'].split(), 'dev': (cfg['dev_requirements']+' '+cfg['stream_requirements']).split()},
     entry_points={
         'console_scripts': cfg['console_scripts'].split(),
         'nbdev': [f"{cfg['lib_name']}={cfg['lib_path']}._modidx:d"],

@@ -20,6 +20,7 @@ import typer
 from typer.core import TyperGroup
 from .kit.files import CourseError, check_name, first_line, Plain, plain, tell, threads, write_whole
 from .doctor import cannot_write, checks, mendable
+from .shard import shard
 from .again import compare_circumstances, finished_run, photos_of, recipe_run
 
 # %% ../nbs/tools/cli.ipynb #debf86dd
@@ -104,6 +105,7 @@ app = typer.Typer(cls=_Stoppable, add_completion=False, no_args_is_help=True, ri
 
 @app.callback()
 def course(): "Residual networks, step by step: the command of the course."
+app.command()(shard)
 
 _data = typer.Option(help="sample, imagenette, or a folder with train/<class>/ and val/<class>/",
                      show_default='RESNET_COURSE_DATA, else imagenette', callback=_check_data_name)

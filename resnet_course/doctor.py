@@ -63,7 +63,8 @@ def _check_folder(what, folder, way_out, why=None):
 
 def _check_data(data):
     "Which data a run would find; of the folder `data`, if there is one, also every broken photo"
-    from resnet_course.kit.photos import broken_images, photos_by_class
+    from resnet_course.kit.photos import broken_images
+    from resnet_course.kit.shards import class_counts
     from resnet_course.data import course_path, imagenette_on_disk
     name = data or os.environ.get('RESNET_COURSE_DATA') or None
     to_fetch = 'Imagenette is not on this disk, and is downloaded when it is needed; --data sample needs no network'
@@ -73,7 +74,7 @@ def _check_data(data):
             path = course_path(name)
             for file,reason in broken_images(path) if data else ():
                 yield 'broken', f'{file} ({reason})', 'repair or remove it'
-            n = {split: sum(map(len, classes.values())) for split,classes in photos_by_class(path).items()}
+            n = {split: sum(counts.values()) for split,counts in class_counts(path).items()}
             yield 'data', f"{name}: {n['train']} photos to train on, {n['val']} to validate on", None
     except (CourseError, OSError) as e:
         text,_,mend = said(e).partition(';')

@@ -10,14 +10,16 @@ __all__ = ['PhotoFiles', 'PhotoCache', 'build_cache', 'cache_bytes', 'cached_pho
 import errno, zlib
 from collections import deque
 from contextlib import suppress
+from filelock import FileLock
 from fastai.vision.all import *
-from .kit.files import (check_batch, check_size, CourseError, open_file, pool, strict_json, sweep,
-                                     write_whole)
+from .kit.files import (check_batch, check_size, CourseError, open_file, pool, shard_index, strict_json,
+                                     sweep, write_whole)
 from .kit.arrays import PhotoLoaders
 from .kit.download import fastai_folder
 from .kit.gpu import received, sent
 from .kit.opening import check_pixels, contents, opened
 from .kit.photos import class_of, data_name, fingerprint, load_photo, photos_by_class, resize_photo
+from .kit.shards import ShardPhotos
 
 # %% ../nbs/12_loading.ipynb #ad4ada0c
 class PhotoFiles:
@@ -119,7 +121,13 @@ def _make_room(folder, need, days=30):
     if shutil.disk_usage(folder).free<need: raise OSError(errno.ENOSPC, f'no {need/1e9:.2g} GB are free')
 
 # %% ../nbs/12_loading.ipynb #76617c26
-_building = threading.Lock()
+@contextmanager
+def _building(key):
+    "One process and thread of this machine after the other; the lock of a killed one is free"
+    lock = FileLock(Path(tempfile.gettempdir())/f"resnet-course-{getattr(os, 'getuid', int)()}-{key}.lock")
+    with suppress(OSError, NotImplementedError): lock.acquire()   # where there are no locks, two may build the same
+    try: yield
+    finally: lock.release()
 
 def _check_owner(file):
     "Raises `OSError` where a file of somebody else's would be taken for what one's own photos look like"
@@ -138,7 +146,7 @@ def cached_photos(
     names = [f.relative_to(path).as_posix() for f in files]
     about = dict(presize=presize, fingerprint=fingerprint(path), names=names)
     key = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:8]   # folders of one name have caches of their own
-    with _building:
+    with _building(f'{key}-{presize}'):
         try:
             folder = _cache_folder(folder)
             file = folder/f'{data_name(path)[:40]}-{presize}-{key}.photos'
@@ -290,6 +298,7 @@ def _start(f, *args):
 class AheadDL(TfmdDL):
     "Batches of `PhotoCrops`, the next `ahead` of them made in threads meanwhile; they depend on `self.rng` alone"
     part = 0,1   # of each batch: which one, of how many
+    skip = 0     # batches that the next pass leaves out
     def __init__(self, dataset, bs=64, ahead=2, **kwargs):
         self.ahead = ahead
         super().__init__(dataset, bs=bs, **{**kwargs, 'num_workers':0, 'pin_memory':False})   # `sent` pins
@@ -297,6 +306,11 @@ class AheadDL(TfmdDL):
         return super().new(dataset, cls, **{'ahead':self.ahead, **kwargs})
     @property
     def items(self): return L(self.dataset.photos.files[i] for i in self.dataset.items)
+    def get_idxs(self):
+        "In the order in which photos are best read, if they have one"
+        if not hasattr(photos:=self.dataset.photos, 'walk'): return super().get_idxs()
+        n = self.n//self.bs*self.bs if self.drop_last else self.n
+        return photos.walk(self.dataset.items, n, self.bs, self.rng if self.shuffle else None)
     def _make(self, idxs, rng):
         k,n = self.part
         return sent(self.dataset.batch(idxs, rng, slice(k*len(idxs)//n, (k+1)*len(idxs)//n)), self.device)
@@ -311,7 +325,8 @@ class AheadDL(TfmdDL):
         if held: yield held
     def create_batches(self, idxs):
         seed,started = self.rng.getrandbits(64),deque()
-        for i,b in enumerate(self._batches(idxs)):
+        done,self.skip = self.skip,0
+        for i,b in enumerate(itertools.islice(self._batches(idxs), done, None), done):
             started.append(_start(self._make, b, np.random.default_rng([seed,i])))
             if len(started)>self.ahead: yield received(*started.popleft().result())
         while started: yield received(*started.popleft().result())
@@ -325,9 +340,19 @@ class _Normalized(Normalize):
     "What `PhotoCrops` has done already: only decodes, to show a batch"
     def encodes(self, x:TensorImage): return x
 
-def _both_splits(found, vocab, photos, size, crops, flip, normalize):
-    "`PhotoCrops` to train on and to validate; `photos` are those of `found`, from `photos_by_class`, in its order"
-    labels = [[vocab.o2i[c] for c,files in split.items() for _ in files] for split in found.values()]
+def _labelled_photos(path, presize, cache):
+    "The photos of a folder, or of one of shards, those to train on first; the class numbers of both splits; and the classes"
+    if index:=shard_index(path):
+        photos = ShardPhotos(path, presize)
+        return photos,photos.labels,index['classes']
+    found = photos_by_class(path)
+    files = [f for split in found.values() for fs in split.values() for f in fs]
+    photos = PhotoFiles(files, presize) if cache is False else cached_photos(path, files, presize, cache)
+    classes = list(found['train'])
+    return photos,[[classes.index(c) for c,files in split.items() for _ in files] for split in found.values()],classes
+
+def _both_splits(labels, vocab, photos, size, crops, flip, normalize):
+    "`PhotoCrops` to train on and to validate; `labels` are the class numbers of both"
     n_train,n_val = map(len, labels)
     train = PhotoCrops(photos, range(n_train), labels[0], vocab, size, crops, flip, normalize, split_idx=0)
     valid = PhotoCrops(photos, range(n_train, n_train+n_val), labels[1], vocab, size, normalize=normalize,
@@ -336,23 +361,21 @@ def _both_splits(found, vocab, photos, size, crops, flip, normalize):
 
 # %% ../nbs/12_loading.ipynb #15ab5726
 def cached_data(
-    path:Path, # a folder with train/<class>/ and val/<class>/
+    path:Path, # a folder with train/<class>/ and val/<class>/, or one of shards
     presize:int=160, # photos are kept with this shorter side
     resize:int=128, # side of the squares, in pixels
     bs:int=128, # photos in a batch; a smaller training set is one batch
     crops=random_crops, # of training photos: (heights, widths, generator) to rectangles (n, 4)
     flip:float=.5, # what share of the training photos is mirrored
     tfms=(), # fastai's transforms of batches, beyond normalising
-    cache:Path=None, # folder of the caches; None: in fastai's data folder; False: none, photos are decoded each time
+    cache:Path=None, # folder of the caches; None: in fastai's data folder; False: none, photos are decoded each time, as those of shards are
     ahead:int=2, # batches that are made meanwhile
 ) -> DataLoaders: # `xb` is (bs, 3, resize, resize), normalised with ImageNet's statistics; `yb` is (bs,)
     "`DataLoaders` of decoded photos. Raises `CourseError` if `path` is not such a folder"
     path,bs = Path(path),check_batch(bs)
     presize,resize = check_size('presize', presize),check_size('resize', resize)
-    found = photos_by_class(path)
-    files = [f for split in found.values() for fs in split.values() for f in fs]
-    photos = PhotoFiles(files, presize) if cache is False else cached_photos(path, files, presize, cache)
-    vocab = CategoryMap(list(found['train']))   # not a list, of which fastai would take the last
+    photos,labels,classes = _labelled_photos(path, presize, cache)
+    vocab = CategoryMap(classes, sort=False)   # not a list, of which fastai would take the last
 
     device = default_device()
     in_thread = device.type=='cpu' and not tfms   # do the threads normalise, too?
@@ -362,7 +385,7 @@ def cached_data(
     def loader(ds, bs, **kwargs):
         return AheadDL(ds, bs, ahead, device=device, after_batch=after_batch, **kwargs)
 
-    train,valid = _both_splits(found, vocab, photos, resize, crops, flip, normalize=in_thread)
+    train,valid = _both_splits(labels, vocab, photos, resize, crops, flip, normalize=in_thread)
     dls = PhotoLoaders(loader(train, min(bs, len(train)), shuffle=True, drop_last=True), loader(valid, max(bs,64)),
                           path=path)
     dls.vocab,dls.c = vocab,len(vocab)

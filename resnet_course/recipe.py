@@ -13,8 +13,9 @@ from dataclasses import asdict, dataclass, fields, replace   # after fastai, whi
 from .kit.files import check_name, CourseError, first_line, write_whole
 from .kit.costs import is_lazy
 from .kit.identity import check_run, net_digest, try_out
-from .kit.photos import data_name, photos_by_class, sample_card
+from .kit.photos import data_name, sample_card
 from .kit.records import maybe, misfit, number, plain_name
+from .kit.shards import class_counts
 from .kit.weights import agree, check_net, load_weights, save_weights, says
 from .kit.runs import beside, check_free, command_line, few_steps, first_batch, measured_fit, record_file
 from .data import batch_for
@@ -264,7 +265,7 @@ def _check_options(r, n_out, make):
 # %% ../nbs/15_recipe.ipynb #4c49aab5
 # long: what can be known before training is checked first, in the order in which it is known
 def train(
-    path:Path, # a folder with train/<class>/ and val/<class>/
+    path:Path, # a folder with train/<class>/ and val/<class>/, or one of shards
     r:Recipe, # from `recipe`
     model=None, # one of `course_nets`, or a named function of the number of classes; None: the recipe's
     epochs:int=None, # None: the recipe's
@@ -286,13 +287,13 @@ def train(
     name,known = make.__name__ if make else model or r.model,suit and recipes.get(r.name)==r
     if size is not None: r = resized(r, size)
     r = replace(r, model=name, epochs=r.epochs if epochs is None else epochs)
-    found = photos_by_class(path)
-    if known and not sample_card(path): r = suited(r, sum(map(len, found['train'].values())), epochs)
+    counts = class_counts(path)
+    if known and not sample_card(path): r = suited(r, sum(counts['train'].values()), epochs)
     file = record_file(out or Path('runs')/f'train-{data_name(path)}', name, r.name, seed)
     check_precision(precision)
     check_run(r.epochs, seed, file.parent)
     check_free(file, resume, overwrite)
-    n_out = len(found['train'])
+    n_out = len(counts['train'])
     check_net(name, n_out, epoch_sizes(r), partial(recipe_net, r, n_out, make))
     _check_options(r, n_out, make)
     learn = recipe_learner(path, r, seed, make, precision)

@@ -1,4 +1,5 @@
-"What each process of a run does in test_scale.py: `torchrun scale_worker.py JOB FILE`; the first one writes what came of it"
+"""What each process of a run does in test_scale.py: `torchrun scale_worker.py JOB FILE`; the first one writes what came of it.
+`scale_worker.py command MINUTES ...` is the course's command, whose processes wait so long for each other"""
 import sys, warnings
 warnings.simplefilter('ignore')
 from fastai.vision.all import *
@@ -39,7 +40,12 @@ def share(cbs):
     return dict(rows=gathered(shared_out(lambda o: o*2+1, x)) if together() else [x*2+1])
 
 jobs = dict(talk=talk, step=partial(step, opt='sgd', smoothing=0.), muon=partial(step, smoothing=0.), share=share)
-if __name__=='__main__':
+if __name__=='__main__' and sys.argv[1]=='command':
+    from resnet_course import cli, scale
+    scale.joined = partial(joined, minutes=float(sys.argv[2]))
+    sys.argv = ['resnet_course', *sys.argv[3:]]
+    cli.main()
+elif __name__=='__main__':
     with joined() as cbs:
         res = jobs[sys.argv[1]](cbs)
         if rank()==0: torch.save(res, sys.argv[2])

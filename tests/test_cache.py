@@ -141,6 +141,7 @@ path,mode = Path(sys.argv[1]),sys.argv[2]
 load = loading.load_photo
 def slow(f, presize):
     time.sleep(.05)
+    Path(f'{mode}-{os.getpid()}').touch()
     if mode=='hang' and f.name=='3.jpg': print('hangs', flush=True); time.sleep(100)
     return load(f, presize)
 loading.load_photo = slow
@@ -152,7 +153,9 @@ def builder(path, mode):
     return subprocess.Popen([sys.executable, '-c', script, path, mode], stdout=subprocess.PIPE, text=True)
 
 def test_two_builders_at_once(path):
+    "One decodes, the other waits for its cache"
     for p in [builder(path, 'whole') for _ in range(2)]: p.communicate(); assert p.returncode==0
+    assert len(list(Path().glob('whole-*')))==1
     assert len(Path('cache').ls())==1 and same(photos_of(path), path)
 
 def test_two_threads_build_once(path, monkeypatch):

@@ -228,12 +228,12 @@ def test_each_requirement_has_a_lower_bound():
     assert not reqs['typer'].contains('0.15.3') and reqs['typer'].contains('0.16.0')
 
 def settings():
-    "The requirements of settings.ini, of the library and for its development, by name"
+    "The requirements of settings.ini, of the library, for its development and for shards, by name"
     from configparser import ConfigParser
     from packaging.requirements import Requirement
     ini = ConfigParser(delimiters=['='])
     ini.read(top/'settings.ini', encoding='utf-8')
-    return [{r.name:r.specifier for r in map(Requirement, ini['DEFAULT'][o].split())} for o in ('requirements','dev_requirements')]
+    return [{r.name:r.specifier for r in map(Requirement, ini['DEFAULT'][o].split())} for o in ('requirements','dev_requirements','stream_requirements')]
 
 def lock():
     "The locked versions by name; one may differ from Python to Python"

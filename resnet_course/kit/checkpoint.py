@@ -50,12 +50,14 @@ def first_batch(dls:DataLoaders) -> tuple: # as `one_batch`
 
 # %% ../../nbs/kit/checkpoint.ipynb #fe5480f2
 class _Rest:
-    "`dl` without its first `n` batches. They are loaded, so that the random states move on; then `then` is called"
+    "`dl` without its first `n` batches; then `then` is called. They are loaded, so that the random states move on, but for a `dl` that can skip"
     def __init__(self, dl, n, then): self.dl,self.n,self.then = dl,n,then
     def __len__(self): return len(self.dl)
     def __iter__(self):
+        can_skip = hasattr(self.dl, 'skip')
+        if can_skip: self.dl.skip = self.n-1   # the last of them starts the pass, from the epoch's random state
         it = iter(self.dl)
-        for _ in range(self.n): next(it)
+        for _ in range(1 if can_skip else self.n): next(it)
         self.then()
         yield from it
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['plain', 'tell', 'CourseError', 'first_line', 'Plain', 'no_room', 'testing', 'open_file', 'write_whole', 'sweep',
-           'save_json', 'strict_json', 'load_json', 'check_name', 'shared_memory', 'AtOnce', 'threads', 'pool',
-           'check_size', 'check_batch']
+           'save_json', 'strict_json', 'load_json', 'shard_index', 'check_name', 'shared_memory', 'AtOnce', 'threads',
+           'pool', 'check_size', 'check_batch']
 
 # %% ../../nbs/kit/files.ipynb #1d4cdcf3
 import difflib, errno, json, math, multiprocessing, operator, os, re, secrets, shutil, stat, sys, threading, time, unicodedata
@@ -137,6 +137,11 @@ def load_json(
     except FileNotFoundError: return {}
     except (OSError, ValueError) as e: why = getattr(e, 'strerror', None) or first_line(e)
     raise CourseError(f"{path} is not {kind} ({why}): {way_out}") from None
+
+def shard_index(path:Path) -> dict: # empty for any other folder
+    "What the folder of shards `path` says of them"
+    file = os.path.join(path, 'shards.json')
+    return load_json(file) if os.path.isfile(file) else {}
 
 # %% ../../nbs/kit/files.ipynb #b184d121
 def check_name(what:str, name:str, known):

@@ -12,7 +12,7 @@ import difflib, errno, unicodedata
 from contextlib import nullcontext, suppress
 from functools import lru_cache
 from fastai.vision.all import *
-from .files import CourseError, first_line, load_json, open_file, pool, tell
+from .files import CourseError, first_line, load_json, open_file, pool, shard_index, tell
 from .opening import check_pixels, contents, opened, photo_suffixes, reason
 from .records import misfit, whole
 
@@ -188,9 +188,9 @@ def broken_images(path:Path) -> list:
     return sorted(broken + [(f,r) for f,r in zip(files, reasons) if r])
 
 # %% ../../nbs/kit/photos.ipynb #7c7d82e6
-def _jpeg(file):
+def _jpeg(photo):
     "The bytes of a JPEG that torchvision decodes as Pillow would, and the picture that Pillow opens; None for another file"
-    with open_file(file) as f:
+    with io.BytesIO(photo) if isinstance(photo, bytes) else open_file(photo) as f:
         if f.read(2)!=b'\xff\xd8': return
         data = contents(f)
     im = opened(data)   # for the size and the position: one answer to all
@@ -201,7 +201,7 @@ def decode_photo(
     photo # a path, or whatever else `read_photo` reads
 ) -> np.ndarray: # uint8, (h, w, 3)
     "A photo as `Photo` opens it, the common kinds of JPEG by torchvision's faster decoder"
-    if not isinstance(photo, (str,Path)): return np.array(read_photo(photo))
+    if not isinstance(photo, (str,Path,bytes)): return np.array(read_photo(photo))
     with suppress(Exception):   # `read_photo` can do it too, or says what is wrong
         from torchvision.io import decode_image   # here, because torchvision means to drop it some day
         if jpeg:=_jpeg(photo):
@@ -313,6 +313,7 @@ def photos_by_class(
     "The image files to train and to validate on. Raises `CourseError` for a folder that cannot be trained on"
     path,layout = Path(path),'train/<class>/ and val/<class>/'
     check_folder(path)
+    if shard_index(path): raise CourseError(f"{path} holds shards, which `train` and `cached_data` read: name a folder of photos")
     found = {o: by_class(path/o, photo_files(path/o, None)) if os.path.lexists(path/o) else {} for o in ('train','val')}
     if not any(found.values()): raise CourseError(f"{path}: no images in {layout}; put them in that layout")
     for split in ('train','val'):
@@ -353,6 +354,7 @@ def fingerprint(
 ) -> str: # 16 hex digits
     "Changes when a photo changes, comes, goes or moves to another class or split; not with dates or the folder's name"
     path = Path(path).absolute()
+    if index:=shard_index(path): return index['fingerprint']   # shards have that of the photos that they were made of
     folders = [path/s for s in ('train','val','test') if os.path.isdir(path/s)] or [path]
     files = [str(path)] if os.path.isfile(path) else [f for o in folders for f in _files(o, photo_suffixes|{'.gz'})]
     above = len(path.as_posix().rstrip('/'))+1

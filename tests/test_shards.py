@@ -1,0 +1,149 @@
+"Photos in shards: the same ones as in the folder, each once, by each process its own; and a run on them goes on in mid-epoch"
+import sys, fsspec, pyarrow.parquet as pq, pytest, torch
+from fastai.vision.all import *
+from resnet_course.kit.files import CourseError
+from resnet_course.kit.photos import fingerprint, load_photo, photos_by_class
+from resnet_course.kit.shards import class_counts, make_shards, ShardPhotos
+from resnet_course.kit.checkpoint import _Rest
+from resnet_course.loading import AheadDL, cached_data
+from resnet_course.kit.runs import measured_fit
+from resnet_course.fcn import get_fcn
+from resnet_course.training import get_learner
+from conftest import CtrlC, one_line, photo_set
+
+@pytest.fixture(scope='module')
+def shards(drawn, tmp_path_factory):
+    make_shards(drawn, dest:=tmp_path_factory.mktemp('shards')/'set', group=2**12, most=2**14)
+    return dest
+
+def photos_of(path): return sorted((c, load_photo(f, 32).tobytes()) for of in photos_by_class(path).values() for c,fs in of.items() for f in fs)
+
+def in_shards(path):
+    p = ShardPhotos(path, 32)
+    return sorted((p.index['classes'][y], x.tobytes()) for x,y in zip(p, np.concatenate(p.labels)))
+
+def test_the_same_photos(drawn, shards):
+    assert in_shards(shards)==photos_of(drawn)
+    assert class_counts(shards)==class_counts(drawn) and fingerprint(shards)==fingerprint(drawn)
+    files = sorted(shards.glob('train-*'))
+    assert len(files)>3 and all(len(set(pq.read_table(f)['label'].to_pylist()))>3 for f in files)   # each has several classes
+
+def test_what_others_have_written(drawn, shards, tmp_path):
+    "In their layout, and elsewhere: only an index is made"
+    far = fsspec.filesystem('memory')
+    for f in shards.glob('*.parquet'): far.pipe(f"/bucket/data/{f.name.replace('val','validation')}", f.read_bytes())
+    index = make_shards('memory://bucket', tmp_path/'far')
+    assert [o.name for o in (tmp_path/'far').iterdir()]==['shards.json'] and index['splits']['val'][0][0].startswith('data/validation-')
+    assert in_shards(tmp_path/'far')==photos_of(drawn) and class_counts(tmp_path/'far')==class_counts(drawn)
+    make_shards(shards, tmp_path/'near')
+    assert in_shards(tmp_path/'near')==photos_of(drawn)
+
+class Reading(ShardPhotos):
+    "Notes which row groups are read"
+    def __init__(self, *args, **kwargs):
+        self.read = []
+        super().__init__(*args, **kwargs)
+    def _group(self, g):
+        self.read.append(g)
+        return super()._group(g)
+
+def reading(path, monkeypatch, **kwargs):
+    monkeypatch.setattr('resnet_course.loading.ShardPhotos', partial(Reading, **kwargs))
+    return cached_data(path, 32, 32, 8)
+
+@pytest.mark.parametrize('n', [1,2,3])
+def test_each_process_reads_its_own(n, shards, monkeypatch):
+    "A group is read once, but for those in which one reader ends and the next begins; photos are seen once in all"
+    seen,read = [],[]
+    for k in range(n):
+        dls = reading(shards, monkeypatch)
+        for dl in dls.loaders: dl.part = k,n
+        dls.train.rng.seed(3)
+        seen += [y for dl in dls.loaders for b in dl for y in b[1].tolist()]
+        read.append(dls.train.dataset.photos)
+    assert sorted(seen)==sorted(np.concatenate(read[0].labels))   # 64 and 24 are multiples of the batches
+    groups,shard = len(read[0].groups),read[0].shard_of
+    assert sum(len(o.read) for o in read) <= groups + 2*(n-1) and set().union(*(o.read for o in read))==set(range(groups))
+    train_shards = set(shard[:(read[0].ends<=64).sum()])
+    assert sum(len({shard[g] for g in o.read} & train_shards) for o in read) <= len(train_shards)+n-1
+
+def test_memory_is_bounded(shards, monkeypatch):
+    dls = reading(shards, monkeypatch, most=3*2**12)
+    list(dls.train)
+    photos = dls.train.dataset.photos
+    assert photos.kept.cache_info().currsize==3 and len(photos.groups)>10
+
+def test_the_order_is_mixed(shards):
+    "Another one in each epoch, the same one from the same random state; a batch has photos of many groups"
+    dl = cached_data(shards, 32, 32, 8).train
+    dl.rng.seed(1)
+    one,two = dl.get_idxs(),dl.get_idxs()
+    dl.rng.seed(1)
+    assert (dl.get_idxs()==one).all() and (one!=two).mean()>.8 and (np.diff(one[:8])!=1).all()
+    group = np.searchsorted(dl.dataset.photos.ends, one, 'right').reshape(-1,8)
+    assert np.mean([len(set(o)) for o in group])>4
+
+def test_validation_is_told_in_order(shards):
+    "`get_preds` gives what the net says of photo i at i, though they are read in another order"
+    learn = Learner(cached_data(shards, 32, 32, 8), nn.Sequential(nn.Flatten(), nn.Linear(3*32*32, 10)), F.cross_entropy)
+    _,y = learn.get_preds()
+    assert y.tolist()==learn.dls.valid.dataset.labels.tolist()
+
+@pytest.mark.parametrize('kind', ['shards','folder'])
+def test_what_is_done_is_not_made_again(kind, shards, drawn, monkeypatch):
+    "A resumed epoch has the batches that are left; of those before it makes the last one only, for the random states"
+    dl = cached_data(dict(shards=shards, folder=drawn)[kind], 32, 32, 8).train
+    dl.rng.seed(1)
+    whole = list(dl)
+    dl.rng.seed(1)
+    made,make = [],AheadDL._make
+    monkeypatch.setattr(AheadDL, '_make', lambda *args: made.append(1) or make(*args))
+    rest = list(_Rest(dl, 5, noop))
+    assert len(whole)==8 and len(rest)==3 and len(made)==4
+    assert all(torch.equal(a, b) for one,two in zip(whole[5:], rest) for a,b in zip(one, two))
+    assert len(list(dl))==8   # the next epoch is a whole one
+
+def test_a_stopped_run_goes_on(shards, tmp_path):
+    "In the middle of an epoch, with the photos that are left of it, to the same weights, bit for bit"
+    def run(name, *cbs, resume=False):
+        set_seed(42)
+        dls = cached_data(shards, 32, 32, 8)
+        learn = get_learner(dls, get_fcn(dls.c, widths=(8,16)), 'fp32')
+        measured_fit(learn, 2, 1e-2, tmp_path/f'{name}.json', resume, cbs=cbs, model='fcn', recipe='small', size=32, seed=42)
+        return [o.tolist() for o in learn.model.state_dict().values()]
+    with pytest.raises(KeyboardInterrupt): run('parts', CtrlC('after_batch', 1, 13))   # of 16 batches
+    assert run('parts', resume=True)==run('whole')
+
+@pytest.mark.parametrize('harm', ['gone','shorter','other'])
+def test_a_shard_that_cannot_be_read(harm, shards, tmp_path):
+    here = Path(shutil.copytree(shards, tmp_path/'set'))
+    file = sorted(here.glob('train-*'))[1]
+    data = file.read_bytes()
+    file.unlink()
+    if harm!='gone': file.write_bytes(data[:-1] if harm=='shorter' else bytes(len(data)))
+    with pytest.raises(CourseError) as e: ShardPhotos(here, 32)
+    assert one_line(e, file.name, here, '--resume')
+
+def test_what_cannot_become_shards(drawn, shards, tmp_path, monkeypatch):
+    def fails(src, *parts, dest='new'):
+        with pytest.raises(CourseError) as e: make_shards(src, tmp_path/dest)
+        assert one_line(e, *parts) and not (tmp_path/'new'/'shards.json').exists()
+    fails(tmp_path/'nowhere', 'nowhere', 'no such folder')
+    fails('nothing://bucket', 'nothing://bucket', 'correct the address')
+    photo_set(tmp_path/'photos')
+    (tmp_path/'photos'/'train'/'cat'/'0.jpg').write_text('no photo')
+    fails(tmp_path/'photos', '0.jpg', 'not a readable image')
+    table = pq.read_table(first(shards.glob('train-*')))
+    (tmp_path/'other').mkdir()
+    pq.write_table(table.replace_schema_metadata({}), tmp_path/'other'/'train-0.parquet')
+    fails(tmp_path/'other', 'validation-')
+    pq.write_table(table.replace_schema_metadata({}), tmp_path/'other'/'validation-0.parquet')
+    fails(tmp_path/'other', 'ClassLabel')
+    shutil.copytree(shards, tmp_path/'there')
+    fails(drawn, 'there', 'already', dest='there')
+    monkeypatch.setitem(sys.modules, 'pyarrow.parquet', None)
+    fails(drawn, 'resnet_course[stream]')
+
+def test_who_reads_no_shards_says_so(shards):
+    with pytest.raises(CourseError) as e: photos_by_class(shards)
+    assert one_line(e, shards, 'cached_data')
