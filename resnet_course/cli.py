@@ -7,7 +7,7 @@ __all__ = ['rungs', 'app', 'experiments', 'save_curves', 'course', 'ladder', 'ex
            'bench', 'progress', 'slides', 'learn', 'doctor', 'main']
 
 # %% ../nbs/tools/cli.ipynb #df0caccd
-import json, logging, os, sys, warnings
+import logging, os, sys, warnings
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import replace
 from functools import partial
@@ -122,15 +122,13 @@ def _ladder(path, settings, epochs, precision):
     from resnet_course.data import get_data
     from resnet_course.recipe import course_nets
     from resnet_course.training import Experiment
-    name = data_name(path)
-    rate,learner = 3e-3,dict(precision=precision)
+    name,rate,learner = data_name(path),3e-3,dict(precision=precision)
     if name=='sample': # its few steps have to go further than chapter 14's, and Adam's arithmetic is most of their time
         from resnet_course.speed import FusedAdam
         rate,learner = 8e-3,dict(learner, opt_func=FusedAdam)
     return Experiment(f'ladder-{name}', 'chapter14' if settings['bs']==128 else 'small',
-        {r:course_nets[r] for r in rungs}, lambda path: get_data(path, **settings), settings['resize'], epochs, rate,
-        data=path, command=('ladder',), options=dict(data=name, precision=precision),
-        learner=learner, about=dict(settings=settings))
+        {r:course_nets[r] for r in rungs}, lambda path: get_data(path, **settings), settings['resize'], epochs, rate, data=path,
+        command=('ladder',), options=dict(data=name, precision=precision), learner=learner, about=dict(settings=settings))
 
 _on_photos = dict(fcn=64.6, resblock=65.8, resblock2=67.7, resnet18=74.4, resnet50=75.0)
 
@@ -140,6 +138,7 @@ def _about_data(name, models):
     rows = ', '.join(f'{o} {_on_photos[o]}%' for o in models)
     return f"data: sample, which the course draws. On photos, Imagenette's in 5 epochs, expect {rows}"
 
+# %% ../nbs/tools/cli.ipynb #eacc1c3c
 @app.command()
 def ladder(
     data:Annotated[Optional[str], _data]=None,

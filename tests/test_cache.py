@@ -13,7 +13,8 @@ from resnet_course.kit.runs import fit_seconds, measured_fit
 from resnet_course.data import get_data
 from resnet_course.training import get_learner
 from resnet_course.fcn import get_fcn
-from resnet_course.loading import (_mark, cache_bytes, cached_chapter_data, cached_data, cached_photos, center_squares,
+from resnet_course.kit.caches import cache_bytes, cache_mark, make_room
+from resnet_course.loading import (cached_chapter_data, cached_data, cached_photos, center_squares,
                                    PhotoCache, PhotoCrops, PhotoFiles, random_crops, random_squares)
 from conftest import CtrlC, one_line, photo_set
 
@@ -236,7 +237,7 @@ def test_a_large_cache_needs_little_memory(tmp_path):
     index = json.dumps(dict(about={}, sizes=[(h,h)]*n, sums=[zlib.crc32(bytes(h*h*3))]*n)).encode()
     with open(tmp_path/'a', 'wb') as f:
         f.seek(n*h*h*3)
-        f.write(index + len(index).to_bytes(8, 'little') + _mark)
+        f.write(index + len(index).to_bytes(8, 'little') + cache_mark)
     def mb(): return int(re.search(r'VmRSS:\s*(\d+)', Path('/proc/self/status').read_text())[1])/1024
     before = mb()
     a = PhotoCache(tmp_path/'a', {})
@@ -313,7 +314,7 @@ def test_a_sweeper_that_is_second(path, monkeypatch):
     def gone(self, **kwargs): real(self, **kwargs); raise FileNotFoundError(2, 'No such file', str(self))
     real = Path.unlink
     monkeypatch.setattr(Path, 'unlink', gone)
-    loading._make_room(Path('cache'), 0)
+    make_room(Path('cache'), 0)
     assert not any(o.exists() for o in left)
 
 def test_small_photos_need_little_room(path, monkeypatch):
@@ -323,7 +324,7 @@ def test_small_photos_need_little_room(path, monkeypatch):
 @pytest.mark.parametrize('index', [b'{}', b'[]', b'3', b'{"about": 1}', b'null', b'"about"'])
 def test_a_cache_whose_index_is_odd_is_built_anew(path, index):
     f = photos_of(path).file
-    f.write_bytes(b'\0'*99 + index + len(index).to_bytes(8, 'little') + _mark)
+    f.write_bytes(b'\0'*99 + index + len(index).to_bytes(8, 'little') + cache_mark)
     assert isinstance(a:=photos_of(path), PhotoCache) and same(a, path)
 
 # --- odd images -------------------------------------------------------------------------------------------------
@@ -622,7 +623,7 @@ def test_an_odd_index(path, changes):
     whole = a.file.read_bytes()
     index = json.dumps(json.loads(whole[a.ends[-1]:-16]) | changes).encode()
     a.file.unlink()
-    a.file.write_bytes(whole[:a.ends[-1]] + index + len(index).to_bytes(8, 'little') + _mark)
+    a.file.write_bytes(whole[:a.ends[-1]] + index + len(index).to_bytes(8, 'little') + cache_mark)
     assert same(b:=photos_of(path), path) and b.file.read_bytes()==whole
 
 @pytest.mark.skipif(not hasattr(os, 'getuid'), reason='files have no owners there')

@@ -235,12 +235,14 @@ def settings():
     ini.read(top/'settings.ini', encoding='utf-8')
     return [{r.name:r.specifier for r in map(Requirement, ini['DEFAULT'][o].split())} for o in ('requirements','dev_requirements','stream_requirements')]
 
-def lock():
-    "The locked versions by name; one may differ from Python to Python"
+def lock(here=False):
+    "The locked versions by name, of all Pythons or of the one that is here"
     from packaging.requirements import Requirement
     found = {}
     for o in (top/'.ci'/'requirements.txt').read_text(encoding='utf-8').splitlines():
-        if o[:1].isalnum(): found.setdefault((r:=Requirement(o.partition('\\')[0])).name, []).append(str(r.specifier).removeprefix('=='))
+        if not o[:1].isalnum(): continue
+        r = Requirement(o.partition('\\')[0])
+        if not here or not r.marker or r.marker.evaluate(): found.setdefault(r.name, []).append(str(r.specifier).removeprefix('=='))
     return found
 
 def test_the_lock_fits_the_ranges():
@@ -252,9 +254,9 @@ def test_the_lock_fits_the_ranges():
     assert not re.search(r'://|^-|==(?!.*\\\n    --hash=sha256:[0-9a-f]{64}\b)[\w.]', text, re.M)
 
 def test_doctor_knows_what_was_tested():
-    "Each requirement, from its lower bound to what is locked or a newer one"
+    "Each requirement, from its lower bound to what is locked for this Python, or a newer one"
     from packaging.version import Version
-    tested,locked = json.loads((lib/'tested.json').read_text(encoding='utf-8')),lock()
+    tested,locked = json.loads((lib/'tested.json').read_text(encoding='utf-8')),lock(here=True)
     assert {k:f'>={low}' for k,(low,_) in tested.items()}=={k:str(o).split(',')[-1] for k,o in settings()[0].items()}
     assert all(Version(o)<=Version(tested[k][1]) for k in tested for o in locked[k]), 'run `make lock`'
 
