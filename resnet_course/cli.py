@@ -125,7 +125,7 @@ def _ladder(path, settings, epochs, precision):
     name,rate,learner = data_name(path),3e-3,dict(precision=precision)
     if name=='sample': # its few steps have to go further than chapter 14's, and Adam's arithmetic is most of their time
         from resnet_course.speed import FusedAdam
-        rate,learner = 8e-3,dict(learner, opt_func=FusedAdam)
+        rate,learner = 2e-2,dict(learner, opt_func=FusedAdam)
     return Experiment(f'ladder-{name}', 'chapter14' if settings['bs']==128 else 'small',
         {r:course_nets[r] for r in rungs}, lambda path: get_data(path, **settings), settings['resize'], epochs, rate, data=path,
         command=('ladder',), options=dict(data=name, precision=precision), learner=learner, about=dict(settings=settings))

@@ -74,7 +74,7 @@ def batch_for(
 
 def run_settings(path:Path) -> dict: # keyword arguments of `get_data`
     "Sizes and batch that suit the data: chapter 14's, or small ones for the drawn sample; no batch larger than the set"
-    if card:=sample_card(path): return dict(presize=min(card['size'],56), resize=min(card['size'],48), bs=16)
+    if card:=sample_card(path): return dict(presize=min(card['size'],40), resize=min(card['size'],32), bs=16)
     if os.path.isdir(path): check_folder(path)
     train = Path(path)/'train'
     n = len([f for f in photo_files(train) if f.parent.parent==train]) if os.path.isdir(train) else 0

@@ -61,4 +61,4 @@ def _two_a_stage(gamma, n_out):
 def _small_data(path): return get_data(path, **run_settings(path))
 
 _gammas = {f'gamma{g}': partial(_two_a_stage, g) for g in (0,1)}
-gamma_experiment = Experiment('gamma', 'small', _gammas, _small_data, size=48, epochs=5, lr=3e-3, data='sample')
+gamma_experiment = Experiment('gamma', 'small', _gammas, _small_data, size=32, epochs=5, lr=3e-3, data='sample')
