@@ -106,7 +106,8 @@ def checks(data):
     yield 'python', platform.python_version(), None
     try:
         import torchvision.ops   # fails to import where torch and torchvision do not fit each other
-        from resnet_course import loading, speed
+        from resnet_course import speed
+        from resnet_course.kit.caches import cache_bytes
         from resnet_course.kit.runs import hardware, versions
         from resnet_course.training import choose_precision
     except Exception as e:
@@ -124,6 +125,6 @@ def checks(data):
     folder,why = _data_folder()
     kept = _check_folder('data kept', folder, 'set FASTAI_HOME to', why)
     yield kept
-    if not kept[-1]: yield 'caches', f'{loading.cache_bytes()/1e9:.1f} GB of decoded photos', None
+    if not kept[-1]: yield 'caches', f'{cache_bytes()/1e9:.1f} GB of decoded photos', None
     yield _check_folder('runs kept', Path('runs').absolute(), 'go to')
     if data or not kept[-1]: yield from _check_data(data)

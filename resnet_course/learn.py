@@ -7,7 +7,7 @@ __all__ = ['lessons_home', 'course_files', 'source', 'keyed', 'merged', 'without
            'open_lab']
 
 # %% ../nbs/tools/learn.ipynb #7c82c6a7
-import hashlib, importlib.util, json, os, re, shutil, subprocess, sys
+import hashlib, importlib.util, json, os, re, subprocess, sys
 from contextlib import suppress
 from pathlib import Path
 import resnet_course

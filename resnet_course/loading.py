@@ -7,13 +7,13 @@ __all__ = ['PhotoFiles', 'PhotoCache', 'build_cache', 'cached_photos', 'random_c
            'PhotoCrops', 'AheadDL', 'cached_data', 'chapter_tfms', 'cached_chapter_data', 'hold_out']
 
 # %% ../nbs/12_loading.ipynb #0d4f0377
-import errno, zlib
+import zlib
 from collections import deque
 from contextlib import suppress
 from fastai.vision.all import *
 from .kit.files import check_batch, check_size, CourseError, open_file, pool, shard_index, strict_json, write_whole
 from .kit.arrays import PhotoLoaders
-from .kit.caches import cache_bytes, cache_folder, cache_mark, check_owner, make_room, one_builder
+from .kit.caches import cache_folder, cache_mark, check_owner, make_room, one_builder
 from .kit.gpu import received, sent
 from .kit.opening import contents, opened
 from .kit.photos import class_of, data_name, fingerprint, load_photo, photos_by_class, resize_photo

@@ -10,7 +10,7 @@ __all__ = ['course_nets', 'recipes', 'speed_targets', 'screen_factors', 'Recipe'
 # %% ../nbs/15_recipe.ipynb #feab1dcb
 from fastai.vision.all import *
 from dataclasses import asdict, dataclass, fields, replace   # after fastai, which has another `asdict`
-from .kit.files import check_name, CourseError, first_line, write_whole
+from .kit.files import check_name, CourseError, first_line
 from .kit.costs import is_lazy
 from .kit.identity import check_run, net_digest, try_out
 from .kit.photos import data_name, sample_card

@@ -13,7 +13,7 @@ from fastai.vision.all import *
 from fastai.distributed import DistributedTrainer
 from torch import distributed as dist
 from .kit.files import CourseError
-from .kit.ranks import gathered, rank, together, total
+from .kit.ranks import gathered, rank, total
 from .loading import AheadDL
 
 # %% ../nbs/18_scale.ipynb #c58e2944

@@ -6,7 +6,7 @@
 __all__ = ['misconceptions', 'lesson_names', 'lesson_cells', 'goals', 'tasks', 'slide_cells', 'slides', 'gathered']
 
 # %% ../nbs/tools/teach.ipynb #e0d79264
-import ast, inspect, json, re, sys, textwrap
+import ast, inspect, json, re, textwrap
 from pathlib import Path
 import pandas as pd
 from . import check

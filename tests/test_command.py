@@ -313,7 +313,7 @@ def test_doctor_and_the_c_loops(command, monkeypatch, why):
     assert status==0 and re.search(f"^  C loops +{f'off: {why}' if why else 'on'}$", out, re.M)
 
 def test_doctor_and_the_caches(command, monkeypatch):
-    monkeypatch.setattr('resnet_course.loading.cache_bytes', lambda: 2_345_678_901)
+    monkeypatch.setattr('resnet_course.kit.caches.cache_bytes', lambda: 2_345_678_901)
     assert re.search('^  caches +2.3 GB of decoded photos$', command('doctor')[1], re.M)
 
 @pytest.fixture

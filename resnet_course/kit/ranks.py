@@ -7,7 +7,6 @@ __all__ = ['together', 'world', 'rank', 'from_first', 'most', 'total', 'gathered
 
 # %% ../../nbs/kit/ranks.ipynb #c7793f82
 from functools import lru_cache
-from datetime import timedelta
 import torch
 from torch import distributed as dist
 

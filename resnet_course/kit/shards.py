@@ -7,7 +7,7 @@ __all__ = ['make_shards', 'ShardPhotos', 'class_counts']
 
 # %% ../../nbs/kit/shards.ipynb #eab0ddd7
 import json, os
-from functools import lru_cache, partial
+from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 from threading import Lock

@@ -6,7 +6,7 @@
 __all__ = ['Stopped', 'Stops']
 
 # %% ../../nbs/kit/stopping.ipynb #2fdd5e80
-import os, signal, sys, threading
+import signal, sys, threading
 from contextlib import ExitStack, redirect_stderr, redirect_stdout
 
 # %% ../../nbs/kit/stopping.ipynb #93aa3ddc
