@@ -13,7 +13,7 @@ from conftest import CtrlC, one_line, photo_set
 
 @pytest.fixture(scope='module')
 def shards(drawn, tmp_path_factory):
-    make_shards(drawn, dest:=tmp_path_factory.mktemp('shards')/'set', group=2**12, most=2**14)
+    make_shards(drawn, dest:=tmp_path_factory.mktemp('shards')/'set', group=2**12, most=3*2**13)
     return dest
 
 def photos_of(path): return sorted((c, load_photo(f, 32).tobytes()) for of in photos_by_class(path).values() for c,fs in of.items() for f in fs)
