@@ -26,6 +26,12 @@ def test_cells_that_draw_keep_their_pictures(file):
         if c['cell_type']=='code' and draws.search(source:=''.join(c['source'])):
             assert any('image/png' in o.get('data', {}) for o in c['outputs']), source
 
+@pytest.mark.parametrize('file', [*sorted((top/'nbs').rglob('*.ipynb')), top/'index.ipynb'], ids=lambda f: f.stem)
+def test_no_saved_output_is_an_error(file):
+    "One of a callback does not end a cell"
+    cells = json.loads(file.read_text(encoding='utf-8'))['cells']
+    assert not [o['evalue'] for c in cells for o in c.get('outputs', []) if o['output_type']=='error']
+
 # --- what a reader sees -----------------------------------------------------------------------------------------------
 # A cell that only tests begins with `#| hide`; one whose code is beside the point, such as how a picture is drawn, with
 # `#| code-fold: true`. JupyterLab folds what has the metadata {"jupyter": {"source_hidden": true}}, so both have it
