@@ -82,7 +82,7 @@ def record(out): return json.loads(next(out.glob('*.json')).read_text())
 def test_a_lost_process_ends_the_others_and_more_go_on(tmp_path):
     "In one line, in bounded time; another number of processes goes on from the checkpoint, and there is one record"
     out = tmp_path/'runs'
-    p = subprocess.Popen([*torchrun,'2',*train,'6','--out',out], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    p = subprocess.Popen([*torchrun,'2',*train,'3','--out',out], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     ckpt = lambda: list(out.glob('*.pt'))
     for _ in range(1200):
         if ckpt() or p.poll() is not None: break
@@ -92,10 +92,10 @@ def test_a_lost_process_ends_the_others_and_more_go_on(tmp_path):
     os.kill(int(pids[1]), signal.SIGKILL)
     err = p.communicate(timeout=120)[1]
     assert p.returncode and 'SIGKILL' in err
-    done = subprocess.run([*torchrun,'3',*train,'6','--out',out,'--resume'], env=env, capture_output=True, text=True, timeout=500)
+    done = subprocess.run([*torchrun,'3',*train,'3','--out',out,'--resume'], env=env, capture_output=True, text=True, timeout=500)
     assert done.returncode==0, done.stderr[-2000:]
     rec = record(out)
-    assert rec['complete'] and len(rec['history'])==6 and len(list(out.glob('*.json')))==1
+    assert rec['complete'] and len(rec['history'])==3 and len(list(out.glob('*.json')))==1
     assert [o.get('processes', 1) for o in rec['parts']]==[2,3]
 
 def test_a_larger_batch_says_so(monkeypatch, capsys):
