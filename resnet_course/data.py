@@ -41,7 +41,6 @@ def n_workers(
         print(f"{few} of {wanted} processes load photos: only {files} files may be open here (`ulimit -n` allows more)")
     return few
 
-
 # %% ../nbs/01_data.ipynb #bf6f4b2e
 def get_data(
     path:Path, # a folder with train/<class>/ and val/<class>/
@@ -114,7 +113,6 @@ def _fetched(url, n, whose, way_out):
 def _fetch(url, file, way_out):
     try: fetch(url, file)
     except CourseError as e: raise CourseError(f"{e}: {way_out}") from None
-
 
 # %% ../nbs/01_data.ipynb #a4988efb
 def course_path(

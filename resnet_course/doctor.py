@@ -37,7 +37,6 @@ def mendable(e):
         return CourseError("this user has no home: set FASTAI_HOME to a folder of yours, for data")
     if isinstance(e, (CourseError, OSError)): return CourseError(said(e))
 
-
 # %% ../nbs/tools/doctor.ipynb #d0c70a08
 def cannot_write(folder):
     "Why nothing can be written into the folder, which need not be there yet; None if it can"
@@ -98,7 +97,6 @@ def _small():
     if (n:=shared_memory())<2**28: yield f'{n/1e6:.0f} MB of shared memory: fewer processes load photos'
     if (n:=open_files())<128: yield f'{n} open files: fewer processes load photos'
     if threads(4)<4: yield 'no threads: one thing is done after another'
-
 
 # %% ../nbs/tools/doctor.ipynb #660da5af
 def checks(data):

@@ -245,7 +245,6 @@ def _start(f, *args):
     try: return ex.submit(f, *args)
     finally: ex.shutdown(wait=False)
 
-
 # %% ../nbs/12_loading.ipynb #ee829e32
 class AheadDL(TfmdDL):
     "Batches of `PhotoCrops`, the next `ahead` of them made in threads meanwhile; they depend on `self.rng` alone"

@@ -87,7 +87,6 @@ def slide_cells(cells:list, lines:int=16) -> list: # `lines`: longer code is not
             res.append(_cell('code', shown, c, 'subslide' if c.get('outputs') else '-'))
     return res
 
-
 # %% ../nbs/tools/teach.ipynb #8e10d2e9
 _offline = """{%- extends 'index.html.j2' -%}
 {%- block html_head_js -%}{%- endblock -%}
@@ -125,7 +124,6 @@ def slides(
     if reveal: html = re.sub(r'<link[^>]*href="reveal\.js/([^"]+)"[^>]*>', inline, html)
     with write_whole(file:=Path(dest)/f'{name}.slides.html') as f: f.write(html.replace('</head>', _look, 1))
     return file
-
 
 # %% ../nbs/tools/teach.ipynb #01f871c4
 def gathered(

@@ -145,7 +145,6 @@ def _trained_differ(m, r, x):
     a,b = count_macs(m, x),count_macs(r, x)
     if abs(a-b)>.01*b: return f'the values are right, for {a/max(b,1):.2g} times the arithmetic'
 
-
 # %% ../../nbs/check/modules.ipynb #c145284f
 _other_norms = nn.GroupNorm,nn.LayerNorm,nn.modules.instancenorm._InstanceNorm
 

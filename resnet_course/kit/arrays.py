@@ -26,7 +26,6 @@ def _idx(file):
         why = getattr(e, 'strerror', None) or first_line(e)
         raise CourseError(f"{file} is not a complete MNIST file ({why}): fetch it again") from None
 
-
 # %% ../../nbs/kit/arrays.ipynb #6f76e781
 def _mnist(path, split):
     "The images and labels of one split of MNIST's format, whose files lie beside `path`"

@@ -43,7 +43,6 @@ class Plain:
     def write(self, text): return self.to.write(re.sub(r'[^\n\r\t]+', lambda m: plain(m[0]), text))
     def __getattr__(self, name): return getattr(self.to, name)
 
-
 # %% ../../nbs/kit/files.ipynb #a7c0de02
 def no_room(e:BaseException) -> CourseError: # None if `e` says something else
     "What to tell a user if `e` says that a memory was too small, the GPU's or the machine's"
@@ -65,7 +64,6 @@ def open_file(path:Path):
     kind = os.stat(path).st_mode
     if stat.S_ISREG(kind) or stat.S_ISDIR(kind): return open(path, 'rb', opener=at_once)
     raise OSError(errno.EINVAL, 'it is a pipe, a socket or a device, and no file', str(path))
-
 
 # %% ../../nbs/kit/files.ipynb #eb748b1f
 @contextmanager

@@ -47,7 +47,6 @@ def contents(f) -> io.BytesIO:
     if size<=most_bytes: return res
     raise ValueError(f'it is too large; make it smaller: up to {most_bytes/1e6:.0f} MB are read')
 
-
 # %% ../../nbs/kit/opening.ipynb #06e0c664
 def _foreign(head):
     "What Pillow may read only with a plugin, and how it names that: the kind of a file with these first bytes"
@@ -77,4 +76,3 @@ def reason(e:BaseException) -> str:
     if isinstance(e, (Image.DecompressionBombError, Image.DecompressionBombWarning)):   # Pillow's own limit is higher
         return f'it has too many pixels; make it smaller: up to {most_pixels/1e6:.0f} million are read'
     return getattr(e, 'strerror', None) or first_line(e)
-

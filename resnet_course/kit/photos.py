@@ -213,7 +213,6 @@ def decode_photo(
                 return x if turn is None else np.array(Image.fromarray(x).transpose(turn))
     return np.array(read_photo(photo))
 
-
 # %% ../../nbs/kit/photos.ipynb #d04b818a
 def resize_photo(x, h, w):
     "The uint8 array (h, w, 3) in another size: bilinear, and blurred as Pillow does when the result is smaller"
@@ -259,7 +258,6 @@ def _check_apart(train, val, name):
         raise CourseError(f"{here[both[0]]} is {there[both[0]]} under another name, and so are {len(both)} in all: a net "
                           f"that is judged by what it was trained on looks better than it is; remove them from {name}")
 
-
 # %% ../../nbs/kit/photos.ipynb #fe38377b
 def check_classes(
     path:Path, # holds train/ and the folder called `name`
@@ -291,7 +289,6 @@ def check_classes(
         raise CourseError(f"{path/name}: no folder in train for {', '.join(ascii(o)[1:-1] for o in extra)}; "
                           f"add photos there or remove these from {name}")
     _check_apart(train, val, name)
-
 
 # %% ../../nbs/kit/photos.ipynb #0186e09b
 def by_class(

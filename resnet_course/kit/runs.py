@@ -75,7 +75,7 @@ class RunRecord(Callback):
         **about # what else it says: name, command, model, recipe, data, size, seed ...
     ): self.file,self.more,self.about,self.history,self.failed,self.unwritten = Path(file),more,about,[],None,False
     def before_fit(self):
-        self.made,self.epochs,self.computed_in,self.last = circumstances(self.dls),self.n_epoch,self.learn.precision,None
+        self.made,self.epochs,self.precision,self.last = circumstances(self.dls),self.n_epoch,self.learn.precision,None
         self.parts = [dict(self.made, epoch=0, batch=0)]
     def goes_on(self, parts, epoch, batch):
         "Of a run whose `parts` were made before"
@@ -108,7 +108,7 @@ class RunRecord(Callback):
         self.write()
         of = ', '.join(f'{k} {v:.3g}' for k,v in where.items()).replace('lr', 'learning rate')
         raise CourseError(f"{self.about['name']}: the loss is no number ({of}), and what the net says is worth nothing; begin "
-                          f"anew with a lower learning rate{' or in fp32' if self.computed_in!='fp32' else ''}")
+                          f"anew with a lower learning rate{' or in fp32' if self.precision!='fp32' else ''}")
     def write(self):
         "One that cannot be written is said once, and tried again after the next epoch: the run goes on"
         if rank(): return
@@ -123,7 +123,7 @@ class RunRecord(Callback):
         if self.failed: more['diverged'] = self.failed
         return dict(self.about, epochs=self.epochs, complete=len(h)==self.epochs and not (self.more or self.failed), history=h,
             accuracy=h[-1].get('accuracy') if h else None, seconds=round(sum(o['seconds'] for o in h), 2),
-            precision=self.computed_in, **self.made, **more)
+            precision=self.precision, **self.made, **more)
 
 # %% ../../nbs/kit/runs.ipynb #d019ce7a
 class _FirstSteps(Callback):

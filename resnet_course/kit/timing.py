@@ -110,7 +110,6 @@ def plot_profiles(profiles:dict, **kwargs):
         ax.bar_label(bars, words, label_type='center', fontsize=10, color=colour)
     ax.legend(fontsize=10, loc='upper left', bbox_to_anchor=(0,-.5/len(d)-.1), ncols=4)
 
-
 # %% ../../nbs/kit/timing.ipynb #3c02d5c6
 def interleaved(
     fs:dict, # {name: function without arguments}
