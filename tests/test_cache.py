@@ -133,7 +133,7 @@ def test_other_files_of_the_folder(path):
         for x,f in zip(cached_photos(path, o, 24, 'cache'), o, strict=True): assert np.array_equal(x, load_photo(f, 24))
 
 script = """
-import sys, time
+import os, sys, time
 from pathlib import Path
 from resnet_course import loading
 from resnet_course.kit import photos
@@ -168,7 +168,7 @@ def test_two_threads_build_once(path, monkeypatch):
 
 def test_a_killed_builder(path):
     p = builder(path, 'hang')
-    while 'hangs' not in p.stdout.readline(): pass
+    assert any('hangs' in o for o in p.stdout)   # it ends where the builder does
     p.kill(); p.wait()
     left, = Path('cache').ls()
     assert left.name.startswith('.')
@@ -575,7 +575,7 @@ def test_stopped_and_resumed(drawn, at, batch):
 
 def test_a_home_that_cannot_be_written(drawn, monkeypatch, capsys):
     def fail(_): raise PermissionError(13, 'Permission denied')
-    monkeypatch.setattr(loading, 'fastai_folder', fail)
+    monkeypatch.setattr('resnet_course.kit.caches.fastai_folder', fail)
     assert isinstance(cached_photos(drawn, get_image_files(drawn), 24), PhotoFiles)
     assert capsys.readouterr().out.startswith('No cache in FASTAI_HOME (Permission denied): photos are decoded')
 
