@@ -17,7 +17,6 @@ from pathlib import Path
 from time import perf_counter
 from typing import Annotated, Optional
 import typer
-from typer.core import TyperGroup
 from .kit.files import CourseError, check_name, first_line, Plain, plain, tell, threads, write_whole
 from .doctor import cannot_write, checks, mendable
 from .shard import shard
@@ -91,7 +90,7 @@ def _run(runs:dict, out:Path, note:str=None) -> list:
     return records
 
 # %% ../nbs/tools/cli.ipynb #929350d7
-class _Stoppable(TyperGroup):
+class _Stoppable(typer.core.TyperGroup):
     "Ctrl-C ends a command with one line"
     def invoke(self, ctx):
         try: return super().invoke(ctx)
@@ -123,9 +122,10 @@ def _ladder(path, settings, epochs, precision):
     from resnet_course.recipe import course_nets
     from resnet_course.training import Experiment
     name,rate,learner = data_name(path),3e-3,dict(precision=precision)
-    if name=='sample': # its few steps have to go further than chapter 14's, and Adam's arithmetic is most of their time
-        from resnet_course.speed import FusedAdam
-        rate,learner = 2e-2,dict(learner, opt_func=FusedAdam)
+    if name=='sample': # its few steps have to go further than chapter 14's; memory takes their time, not products
+        from resnet_course.speed import FusedAdam, keep_memory
+        keep_memory()
+        rate,learner = 2e-2,dict(precision=precision or 'fp32', opt_func=FusedAdam)
     return Experiment(f'ladder-{name}', 'chapter14' if settings['bs']==128 else 'small',
         {r:course_nets[r] for r in rungs}, lambda path: get_data(path, **settings), settings['resize'], epochs, rate, data=path,
         command=('ladder',), options=dict(data=name, precision=precision), learner=learner, about=dict(settings=settings))

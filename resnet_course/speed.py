@@ -348,9 +348,8 @@ def laid_out(o, p):
     same = o.dtype==p.dtype and all(n==1 or i==j for n,i,j in zip(p.shape, o.stride(), p.stride()))
     return o if same else torch.empty_like(p).copy_(o)
 
-def _can_fuse(p):
-    in_rows = p.is_contiguous() or p.ndim==4 and p.is_contiguous(memory_format=torch.channels_last)
-    return in_rows and p.is_floating_point()
+def _rows(o):   # as it lies in memory, a view: of a weight in channels_last PyTorch's kernel would copy the gradient
+    return o.permute(0, 2, 3, 1) if o.ndim==4 and not o.is_contiguous() else o
 
 class FusedAdam(Optimizer):
     "fastai's `Adam` with decoupled weight decay, all tensors in one call; parameters that are frozen stay as they are"
@@ -368,13 +367,14 @@ class FusedAdam(Optimizer):
         for p,_,state,hyper in todo:
             if 'step' not in state: state |= dict(step=0, grad_avg=torch.zeros_like(p), sqr_avg=torch.zeros_like(p))
             for k in ('grad_avg','sqr_avg'): state[k] = laid_out(state[k], p)
-            key = id(hyper), p.device, state['step'], state.get('do_wd', True), _can_fuse(p)
-            groups[key].append((p, laid_out(p.grad, p), state, hyper))
+            w = _rows(p)
+            key = id(hyper), p.device, state['step'], state.get('do_wd', True), w.is_contiguous() and p.is_floating_point()
+            groups[key].append((w, _rows(laid_out(p.grad, p)), state, hyper))
             state['step'] += 1
         for (_,device,step,do_wd,fused),group in groups.items():
             ps,grads,states,(h,*_) = map(list, zip(*group))
             steps = list(torch.full((len(ps),), float(step), dtype=torch.float, device=device).unbind())
-            adamw(ps, grads, [o['grad_avg'] for o in states], [o['sqr_avg'] for o in states], [], steps, fused=fused,
+            adamw(ps, grads, *([_rows(o[k]) for o in states] for k in ('grad_avg','sqr_avg')), [], steps, fused=fused,
                   foreach=False, amsgrad=False, maximize=False, beta1=h['mom'], beta2=h['sqr_mom'], lr=h['lr'],
                   weight_decay=h['wd']*do_wd, eps=h['eps'])
     def zero_grad(self):
