@@ -29,7 +29,7 @@ gpu: venv  ## on a machine with a CUDA GPU, in under ten minutes: test what only
 
 test-slow: venv  ## what takes long: a run is killed 200 times (results/faults/ has what came of it); two machines; later Pythons
 	env RESNET_COURSE_KILLS=200 OMP_NUM_THREADS=1 $(PY) -m pytest -q -s tests/test_kills.py
-	env RESNET_COURSE_SLOW=1 OMP_NUM_THREADS=1 $(PY) -m pytest -q tests/test_hosts.py
+	env RESNET_COURSE_SLOW=1 OMP_NUM_THREADS=1 $(PY) -m pytest -q tests/test_hosts.py tests/test_scale.py
 	bash .ci/pythons
 
 lock: venv  ## make the lock anew from settings.ini's ranges, then try the newest of everything, which doctor then knows
