@@ -31,7 +31,7 @@ gpu: venv  ## on a machine with a CUDA GPU, in under ten minutes: test what only
 
 test-slow: venv  ## what takes long: faults of every kind, a run killed 200 times among them, counted in results/faults; later Pythons
 	env RESNET_COURSE_FAULTS="$$PWD/results/faults" OMP_NUM_THREADS=1 $(PY) -m pytest -q -s -m faults tests
-	env RESNET_COURSE_SLOW=1 OMP_NUM_THREADS=1 $(PY) -m pytest -q tests/test_hosts.py
+	env RESNET_COURSE_SLOW=1 OMP_NUM_THREADS=1 $(PY) -m pytest -q tests/test_hosts.py tests/test_scale.py
 	bash .ci/pythons
 
 lock: venv  ## make the lock anew from settings.ini's ranges, then try the newest of everything, which doctor then knows

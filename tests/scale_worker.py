@@ -1,13 +1,12 @@
-"""What each process of a run does in test_scale.py: `torchrun scale_worker.py JOB FILE`; the first one writes what came of it.
+"""What each process of a run does in test_scale.py: `torchrun scale_worker.py FILE`; the first one writes what came of it.
 `scale_worker.py command MINUTES ...` is the course's command, whose processes wait so long for each other"""
-import sys, warnings
-warnings.simplefilter('ignore')
+import sys
 from fastai.vision.all import *
 from resnet_course.data import course_path
 from resnet_course.kit.files import CourseError
 from resnet_course.kit.ranks import from_first, gathered, most, rank, together, total
 from resnet_course.recipe import recipe, recipe_learner, replace
-from resnet_course.scale import joined, shared_out
+from resnet_course.scale import joined, Scaled, shared_out
 
 def refuse(): raise CourseError('the first process has found nothing')
 
@@ -46,6 +45,6 @@ if __name__=='__main__' and sys.argv[1]=='command':
     sys.argv = ['resnet_course', *sys.argv[3:]]
     cli.main()
 elif __name__=='__main__':
-    with joined() as cbs:
-        res = jobs[sys.argv[1]](cbs)
-        if rank()==0: torch.save(res, sys.argv[2])
+    with joined():
+        res = {k:f([Scaled()]) for k,f in jobs.items()}
+        if rank()==0: torch.save(res, sys.argv[1])

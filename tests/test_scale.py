@@ -1,43 +1,52 @@
 "Several processes of one run: they see each photo once, make one process's step, agree, and end together"
 import json, os, signal, subprocess, sys, time
+from functools import lru_cache
 from pathlib import Path
 import numpy as np, pytest, torch
 from resnet_course.data import course_path
 from resnet_course.kit.ranks import from_first, gathered, most, rank, together, total
+from resnet_course.kit.shards import make_shards
 from resnet_course.loading import cached_data
 from resnet_course.recipe import recipe, recipe_data, replace
 from resnet_course.scale import for_many, joined, restarted
+from scale_worker import jobs
+from test_hosts import slow
 
 worker = Path(__file__).with_name('scale_worker.py')
 torchrun = [sys.executable,'-W','ignore','-m','torch.distributed.run','--standalone','--nproc_per_node']
-env = dict(os.environ, OMP_NUM_THREADS='1')
+env = dict(os.environ, OMP_NUM_THREADS='1', PYTHONUNBUFFERED='1')   # a line is read when it is printed
 
-def run(n, job, tmp_path):
-    file = tmp_path/f'{job}-{n}.pt'
-    start = [*torchrun, str(n)] if n>1 else [sys.executable]
-    p = subprocess.run([*start, worker, job, file], env=env, capture_output=True, text=True, timeout=300)
-    assert p.returncode==0, p.stderr[-2000:]
-    return torch.load(file, weights_only=False)
+@pytest.fixture(scope='module')
+def of(tmp_path_factory):
+    "What came of each job with `n` processes; they are started once, for all jobs"
+    @lru_cache
+    def run(n):
+        if n==1: return {k:f([]) for k,f in jobs.items() if k!='talk'}
+        file = tmp_path_factory.mktemp('jobs')/f'{n}.pt'
+        p = subprocess.run([*torchrun, str(n), worker, file], env=env, capture_output=True, text=True, timeout=600)
+        assert p.returncode==0, p.stderr[-2000:]
+        return torch.load(file, weights_only=False)
+    return run
 
 def test_alone():
     with joined() as cbs: assert cbs==[] and not together() and rank()==0
     assert (most(2, 3), total(2, 3), gathered('a'), from_first(lambda: 1)) == ([2,3], [2,3], ['a'], 1)
     assert not restarted()
 
-def test_many_agree(tmp_path):
-    said = run(3, 'talk', tmp_path)
-    assert said==dict(together=True, first=0, most=[2,0], total=[3,3], ranks=[0,1,2], errors=['the first process has found nothing']*3)
+def test_many_agree(of):
+    assert of(3)['talk']==dict(together=True, first=0, most=[2,0], total=[3,3], ranks=[0,1,2], errors=['the first process has found nothing']*3)
 
-def test_rows_are_shared_out(tmp_path):
-    want, = run(1, 'share', tmp_path)['rows']
-    for n in (2,3): assert all(torch.equal(o, want) for o in run(n, 'share', tmp_path)['rows'])
+def test_rows_are_shared_out(of):
+    want, = of(1)['share']['rows']
+    for n in (2,3): assert len(rows:=of(n)['share']['rows'])==n and all(torch.equal(o, want) for o in rows)
 
 @pytest.mark.parametrize('n', [2,3,5])
-def test_parts_make_the_whole(n):
-    "The parts of a batch are the batch, pixel for pixel, in training and in validation; also where photos are not kept"
+def test_parts_make_the_whole(n, shards):
+    "The parts of a batch are the batch, pixel for pixel, in training and in validation; also where photos are not kept, and of shards"
     r = replace(recipe('tiny'), bs=16, flip='alternating')
     for dl in (lambda: recipe_data(course_path('sample'), r).train, lambda: recipe_data(course_path('sample'), r).valid,
-               lambda: cached_data(course_path('sample'), 40, 32, 16, cache=False).train):
+               lambda: cached_data(course_path('sample'), 40, 32, 16, cache=False).train,
+               lambda: cached_data(shards, 40, 32, 16).train, lambda: cached_data(shards, 40, 32, 16).valid):
         def batches(k, n):
             o = dl()
             o.part = k,n
@@ -58,45 +67,65 @@ def test_a_small_last_batch_has_photos_for_all():
         assert sum(sizes)==64+left and min(sizes)>=3
     assert n
 
-@pytest.fixture(scope='module')
-def alone(tmp_path_factory): return run(1, 'step', tmp_path_factory.mktemp('alone'))
-
 @pytest.mark.parametrize('n', [2,3])
-def test_a_step_is_that_of_one_process(n, alone, tmp_path):
+def test_a_step_is_that_of_one_process(n, of):
     "Also where the batch does not divide, with batch norm over the whole batch; weights are equal over processes to the bit"
-    many = run(n, 'step', tmp_path)
+    alone,many = of(1)['step'],of(n)['step']
     assert len(many['sums'])==n and len(set(many['sums']))==1
     assert many['loss']==pytest.approx(alone['loss'], rel=1e-5)
     for k,g in alone['grads'].items(): assert (many['grads'][k]-g).abs().max() <= 1e-4*g.abs().max()+1e-7, k
     assert many['said']==pytest.approx(many['whole'], rel=1e-5) and many['said']==pytest.approx(alone['said'], abs=.02)
     assert many['parts']==[(0,1)]*2 and many['kinds']==alone['kinds']   # all is put back
 
-def test_muon_is_shared_out(tmp_path):
-    one,two = (run(n, 'muon', tmp_path) for n in (1,2))
-    assert len(set(two['sums']))==1 and two['sums'][0]==pytest.approx(one['sums'][0], rel=1e-3)
+def test_muon_is_shared_out(of):
+    one,two = (of(n)['muon']['sums'] for n in (1,2))
+    assert len(two)==2 and len(set(two))==1 and two[0]==pytest.approx(one[0], rel=1e-3)
 
-train = ['-m','resnet_course','train','--recipe','tiny','--data','sample','--precision','fp32','--epochs']
+@pytest.fixture(scope='module')
+def shards(tmp_path_factory):
+    make_shards(course_path('sample'), dest:=tmp_path_factory.mktemp('shards')/'set', group=2**14, most=2**18)
+    return dest
 
 def record(out): return json.loads(next(out.glob('*.json')).read_text())
 
-def test_a_lost_process_ends_the_others_and_more_go_on(tmp_path):
-    "In one line, in bounded time; another number of processes goes on from the checkpoint, and there is one record"
-    out = tmp_path/'runs'
-    p = subprocess.Popen([*torchrun,'2',*train,'3','--out',out], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    ckpt = lambda: list(out.glob('*.pt'))
-    for _ in range(1200):
-        if ckpt() or p.poll() is not None: break
-        time.sleep(.1)
-    pids = subprocess.run(['pgrep','-P',str(p.pid)], capture_output=True, text=True).stdout.split()
-    assert ckpt() and len(pids)==2
-    os.kill(int(pids[1]), signal.SIGKILL)
-    err = p.communicate(timeout=120)[1]
-    assert p.returncode and 'SIGKILL' in err
-    done = subprocess.run([*torchrun,'3',*train,'3','--out',out,'--resume'], env=env, capture_output=True, text=True, timeout=500)
+def command(shards, out, *options):
+    return ['-m','resnet_course','train','--recipe','tiny','--data',shards,'--precision','fp32','--epochs','1','--out',out,*options]
+
+def begin_and_kill(*words):
+    "Starts a run, asks it for a checkpoint in the middle of an epoch, then kills a process of it"
+    p = subprocess.Popen([*torchrun,*words], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while 'recipe tiny' not in (line:=p.stdout.readline()): assert line, p.stderr.read()   # from now on a signal is heard
+    pids = [int(o) for o in subprocess.run(['pgrep','-P',str(p.pid)], capture_output=True, text=True).stdout.split()]
+    os.kill(pids[0], signal.SIGUSR1)
+    while not list(Path(words[-1]).glob('*.pt')) and p.poll() is None: time.sleep(.05)
+    os.kill(pids[1], signal.SIGKILL)
+    return len(pids),*p.communicate(timeout=600),p.returncode
+
+def test_a_lost_process_ends_the_others_and_more_go_on(shards, tmp_path):
+    "In bounded time; another number of processes goes on from the checkpoint, with the photos that are left, and there is one record"
+    n,_,err,rc = begin_and_kill('2', *command(shards, out:=tmp_path/'runs'))
+    assert n==2 and rc and 'SIGKILL' in err
+    done = subprocess.run([*torchrun,'3',*command(shards, out, '--resume')], env=env, capture_output=True, text=True, timeout=600)
     assert done.returncode==0, done.stderr[-2000:]
     rec = record(out)
-    assert rec['complete'] and len(rec['history'])==3 and len(list(out.glob('*.json')))==1
-    assert [o.get('processes', 1) for o in rec['parts']]==[2,3]
+    assert rec['complete'] and len(rec['history'])==1 and len(list(out.glob('*.json')))==1
+    assert [o['processes'] for o in rec['parts']]==[2,3] and 0<rec['parts'][1]['batch']<62
+
+@slow
+def test_torchrun_starts_them_again(shards, tmp_path):
+    "With `--max-restarts` nobody has to say `--resume`"
+    n,said,err,rc = begin_and_kill('2', '--max-restarts', '1', *command(shards, out:=tmp_path/'runs'))
+    rec = record(out)
+    assert n==2 and rc==0 and rec['complete'], err[-2000:]
+    assert [o['processes'] for o in rec['parts']]==[2,2] and rec['parts'][1]['batch']>0 and said.count('records and curves')==1
+
+@slow
+def test_accelerate_launches(shards, tmp_path):
+    "With --multi_gpu also where there is none; with --cpu it starts one process, whatever --num_processes says"
+    words = ['-W','ignore','-m','accelerate.commands.launch','--multi_gpu','--num_processes','2','--num_machines','1','--mixed_precision','no',
+             '--dynamo_backend','no','--main_process_port','0']
+    p = subprocess.run([sys.executable,*words,*command(shards, tmp_path)], env=env, capture_output=True, text=True, timeout=600)
+    assert p.returncode==0 and record(tmp_path)['processes']==2, p.stderr[-2000:]
 
 def test_a_larger_batch_says_so(monkeypatch, capsys):
     monkeypatch.setenv('WORLD_SIZE', '4')
