@@ -24,14 +24,13 @@ test: venv  ## everything that CI runs
 	$(OFFLINE) $(STRICT) $(PY) $(V)/bin/nbdev_test --n_workers 1 --file_re '^0'
 	$(OFFLINE) $(STRICT) $(PY) $(V)/bin/nbdev_test --path index.ipynb
 	$(OFFLINE) $(STRICT) $(PY) .ci/exercises
-	$(OFFLINE) $(STRICT) $(PY) -m pytest -q tests
+	$(OFFLINE) $(STRICT) OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist loadfile tests
 
 gpu: venv  ## on a machine with a CUDA GPU, in under ten minutes: test what only a GPU can show, and measure; into results/gpu
 	$(PY) -W ignore -m pytest -q --confcutdir=tests/gpu tests/gpu
 
 test-slow: venv  ## what takes long: faults of every kind, a run killed 200 times among them, counted in results/faults; later Pythons
-	env RESNET_COURSE_FAULTS="$$PWD/results/faults" OMP_NUM_THREADS=1 $(PY) -m pytest -q -s -m faults tests
-	env RESNET_COURSE_SLOW=1 OMP_NUM_THREADS=1 $(PY) -m pytest -q tests/test_hosts.py tests/test_scale.py
+	env RESNET_COURSE_FAULTS="$$PWD/results/faults" OMP_NUM_THREADS=1 $(PY) -m pytest -q -s -m "faults or long" tests
 	bash .ci/pythons
 
 lock: venv  ## make the lock anew from settings.ini's ranges, then try the newest of everything, which doctor then knows

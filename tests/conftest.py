@@ -27,21 +27,37 @@ def pytest_configure(config):
     for o in strict: config.addinivalue_line('filterwarnings', o)
 
 def pytest_collection_modifyitems(items):
-    "`-m faults` runs the tests that count faults"
+    "`-m faults` runs the tests that count faults; what takes minutes is for `make test-slow`"
     for o in items:
         if 'faults' in getattr(o, 'fixturenames', ()): o.add_marker('faults')
+        if o.get_closest_marker('long') and not slow: o.add_marker(pytest.mark.skip(reason='it takes minutes: make test-slow'))
 
-@pytest.fixture(scope='session')
-def faults():
-    """To be called with a kind of fault, how many were injected, and how many of them did no harm, which has to be all. What the
-    tests of one kind say is added up, and `make test-slow` keeps it in a record, from which the docs have their table"""
-    counts = defaultdict(Counter)
-    def note(kind, injected, survived, **about):
-        counts[kind].update(injected=injected, survived=survived, lost=injected-survived)
-        if slow: save_json(Path(os.environ['RESNET_COURSE_FAULTS'])/f"{'-'.join(kind.split())}.json", dict(name=kind,
-            command='make test-slow', **counts[kind], **about, hardware=hardware('cpu'), versions=versions(), commit=commit()))
-        assert survived==injected, f'{kind}: {injected-survived} of {injected} lost'
-    return note
+# Of each kind of fault how many were injected, and how many did no harm, which has to be all. `make test-slow` keeps that in
+# records, from which the docs have their table. A test says it of itself, `@pytest.mark.faults(kind, n)`: it passes if its
+# `n` faults do no harm. One that counts as it goes on takes the fixture.
+counts = defaultdict(Counter)
+about_faults = defaultdict(dict)
+
+def count_faults(kind, injected, survived, **about):
+    counts[kind].update(injected=injected, survived=survived, lost=injected-survived)
+    about_faults[kind] |= about
+
+@pytest.fixture
+def faults(): return count_faults
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    rep = yield
+    for m in item.iter_markers('faults'):
+        if m.args and call.when=='call' and not rep.skipped:
+            kind,n = m.args if len(m.args)>1 else (*m.args, 1)
+            count_faults(kind, n, n*rep.passed)
+    return rep
+
+def save_faults():
+    for kind,n in counts.items():
+        save_json(Path(os.environ['RESNET_COURSE_FAULTS'])/f"{'-'.join(kind.split())}.json", dict(name=kind, command='make test-slow',
+                  **n, **about_faults[kind], hardware=hardware('cpu'), versions=versions(), commit=commit()))
 
 def pytest_collection_finish(): gc.freeze()   # what the imports brought stays, and need not be looked through again
 
@@ -50,7 +66,9 @@ def pytest_runtest_logfinish():
     gc.collect()
     TrimMemory().after_epoch()
 
-def pytest_sessionfinish(): shutil.rmtree(home, ignore_errors=True)
+def pytest_sessionfinish():
+    if slow: save_faults()
+    shutil.rmtree(home, ignore_errors=True)
 
 def pytest_pycollect_makeitem(collector, name, obj):
     "Only what a test file defines is a test: fastai's star import brings fastcore's `test_eq` and others"

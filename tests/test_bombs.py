@@ -133,11 +133,13 @@ def run_in_1_gb(tmp_path, files):
     return [int(o) for o in p.stdout.split()[-2:]]
 
 linux = pytest.mark.skipif(sys.platform!='linux', reason='limits of other systems differ')
+@pytest.mark.faults('a picture is made to harm', 20)
 @linux
 def test_pictures_made_to_harm(tmp_path):
     n,refused = run_in_1_gb(tmp_path, bombs())
     assert n==20 and refused>=17
 
+@pytest.mark.faults('a picture is damaged', 204)
 @linux
 def test_damaged_pictures(tmp_path):
     n,refused = run_in_1_gb(tmp_path, mutations(204))
@@ -157,6 +159,7 @@ def round_about(f): f.symlink_to('b.jpg'); f.with_name('b.jpg').symlink_to(f.nam
 
 reading = dict(get_data=lambda p: get_data(p, 32, 32, 4), cached=lambda p: cached_data(p, 32, 32, 4, cache=False), arrays=load_arrays,
                fingerprint=fingerprint)
+@pytest.mark.faults('a pipe or a device in place of a file')
 @linux
 @pytest.mark.parametrize('make', [pipe,a_socket,device,endless,loop,round_about])
 def test_only_files_are_opened(tmp_path, make):
@@ -167,6 +170,7 @@ def test_only_files_are_opened(tmp_path, make):
         assert one_line(e, path/'val/dog')
     assert odd in [f for f,_ in broken_images(path)]
 
+@pytest.mark.faults('a pipe or a device in place of a file')
 @linux
 @pytest.mark.parametrize('name', ['train-images-idx3-ubyte.gz','t10k-labels-idx1-ubyte.gz'])
 @pytest.mark.parametrize('make', [pipe,device])

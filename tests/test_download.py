@@ -71,6 +71,7 @@ def within(seconds, f):
     assert res, 'it waits'
     return res[0]
 
+@pytest.mark.faults('a server misbehaves')
 @pytest.mark.parametrize('how', [silent,stalls,trickles,cut_off,in_chunks_cut_off,no_length,page,not_there,broken,round_and_round,
                                  farther_and_farther,elsewhere,no_http,endless], ids=lambda f: f.__name__)
 def test_a_server_that_misbehaves(served, tmp_path, monkeypatch, how):
@@ -122,6 +123,7 @@ def a_device(f): tgz(f, special(tarfile.CHRTYPE))
 def a_pipe(f): tgz(f, special(tarfile.FIFOTYPE))
 def much(f): tgz(f, ('a.jpg', bytes(10**6)))
 def many(f): tgz(f, *((str(i), b'') for i in range(50)))
+@pytest.mark.faults('an archive is not what it should be')
 @pytest.mark.parametrize('spoil', [cut,last_byte,a_page,empty,not_zipped,zipped_text,climbs,absolute,leads_out,hard,a_device,
                                    a_pipe,much,many], ids=lambda f: f.__name__)
 def test_an_archive_that_is_none(tmp_path, monkeypatch, spoil):
@@ -154,6 +156,7 @@ def kept(served, tmp_path, monkeypatch):
     monkeypatch.setattr(data, '_imagenette', (12,"Imagenette's"))
     return there,tmp_path
 
+@pytest.mark.faults('an archive is not what it should be')
 @pytest.mark.parametrize('name, file', [('imagenette','imagenette2-160.tgz'), ('cifar10','cifar10.tgz')])
 def test_too_few_photos(kept, tmp_path, monkeypatch, name, file):
     there,home = kept
@@ -196,6 +199,7 @@ def test_fashion_is_fetched(kept, served, monkeypatch, tmp_path):
     with pytest.raises(Exception) as e: course_path('fashion')
     assert one_line(e, bad, 'delete it')
 
+@pytest.mark.faults('an archive is not what it should be')
 def test_a_small_file_that_unpacks_to_much(tmp_path, monkeypatch):
     monkeypatch.setattr(arrays, '_most_bytes', 10**6)
     for o in ('images-idx3','labels-idx1'):
@@ -204,6 +208,7 @@ def test_a_small_file_that_unpacks_to_much(tmp_path, monkeypatch):
     assert one_line(e, tmp_path, 'more than 1 MB')
 
 # --- where data is kept -----------------------------------------------------------------------------------------
+@pytest.mark.faults('a small file is spoiled')
 @pytest.mark.parametrize('text', [b'nonsense', b'\xff\xfe', b'[DEFAULT]\ndata = a\ndata = b', b'[DEFAULT]\ndata = %(x', b'[a',
     b'[DEFAULT]\ndata = %(data)s', b'data = here'])
 def test_an_odd_config(tmp_path, monkeypatch, text):

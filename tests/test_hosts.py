@@ -1,5 +1,5 @@
 "Two machines with addresses of their own, in two network namespaces: they train one net; and a cable that is cut"
-import json, os, shutil, subprocess, sys
+import json, shutil, subprocess, sys
 from pathlib import Path
 import pytest
 
@@ -7,8 +7,6 @@ def why_not():
     if missing:=[o for o in ('unshare','nsenter','ip') if not shutil.which(o)]: return f"{', '.join(missing)}: not here (util-linux, iproute2)"
     make = 'ip link add v1 type veth peer name v2'
     if subprocess.run(['unshare','-rn','sh','-c',make], capture_output=True).returncode: return 'no networks of one\'s own can be made here'
-
-slow = pytest.mark.skipif('RESNET_COURSE_SLOW' not in os.environ, reason='it waits for a machine that is gone: make test-slow')
 
 def two_hosts(drawn, tmp_path, *options):
     if why:=why_not(): pytest.skip(why)
@@ -28,7 +26,8 @@ def test_two_hosts_train(drawn, tmp_path):
     rec = the_record(tmp_path)
     assert rec['complete'] and rec['processes']==2 and 'accuracy' in said[0]['out'] and not said[1]['out'].strip()
 
-@slow
+@pytest.mark.faults('a cable is cut between two machines')
+@pytest.mark.long
 def test_a_cut_link_ends_both(drawn, tmp_path):
     "With one line each, after the time that a process waits for another; once it is mended, the run goes on"
     said = two_hosts(drawn, tmp_path, 'cut')

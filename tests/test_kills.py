@@ -63,5 +63,5 @@ def test_killed_again_and_again(drawn, tmp_path, faults):
         runs,n = runs+1,of_this.total()
         how_many += of_this
         unharmed = p.exitcode==0 and same(ended(out), expected)
-        faults('a run is killed', n, n if unharmed else 0, runs=runs, by=how_many, epochs=epochs)
+        faults('a run is killed', n, n*unharmed, runs=runs, by=how_many, epochs=epochs)
         assert unharmed

@@ -10,7 +10,6 @@ from resnet_course.loading import cached_data
 from resnet_course.recipe import recipe, recipe_data, replace
 from resnet_course.scale import for_many, joined, restarted
 from scale_worker import jobs
-from test_hosts import slow
 
 worker = Path(__file__).with_name('scale_worker.py')
 torchrun = [sys.executable,'-W','ignore','-m','torch.distributed.run','--standalone','--nproc_per_node']
@@ -101,6 +100,7 @@ def begin_and_kill(*words):
     os.kill(pids[1], signal.SIGKILL)
     return len(pids),*p.communicate(timeout=600),p.returncode
 
+@pytest.mark.faults('one of several processes is killed')
 def test_a_lost_process_ends_the_others_and_more_go_on(shards, tmp_path):
     "In bounded time; another number of processes goes on from the checkpoint, with the photos that are left, and there is one record"
     n,_,err,rc = begin_and_kill('2', *command(shards, out:=tmp_path/'runs'))
@@ -111,7 +111,8 @@ def test_a_lost_process_ends_the_others_and_more_go_on(shards, tmp_path):
     assert rec['complete'] and len(rec['history'])==1 and len(list(out.glob('*.json')))==1
     assert [o['processes'] for o in rec['parts']]==[2,3] and 0<rec['parts'][1]['batch']<62
 
-@slow
+@pytest.mark.faults('one of several processes is killed')
+@pytest.mark.long
 def test_torchrun_starts_them_again(shards, tmp_path):
     "With `--max-restarts` nobody has to say `--resume`"
     n,said,err,rc = begin_and_kill('2', '--max-restarts', '1', *command(shards, out:=tmp_path/'runs'))
@@ -119,7 +120,7 @@ def test_torchrun_starts_them_again(shards, tmp_path):
     assert n==2 and rc==0 and rec['complete'], err[-2000:]
     assert [o['processes'] for o in rec['parts']]==[2,2] and rec['parts'][1]['batch']>0 and said.count('records and curves')==1
 
-@slow
+@pytest.mark.long
 def test_accelerate_launches(shards, tmp_path):
     "With --multi_gpu also where there is none; with --cpu it starts one process, whatever --num_processes says"
     words = ['-W','ignore','-m','accelerate.commands.launch','--multi_gpu','--num_processes','2','--num_machines','1','--mixed_precision','no',

@@ -52,6 +52,7 @@ def accepted(file, read):
     except CourseError as e: return str(file) in str(e) and len(str(e).splitlines())==1
     return True
 
+@pytest.mark.faults('a record is spoiled')
 @pytest.mark.parametrize('seed', range(many))
 def test_a_spoiled_record(tmp_path, seed):
     rng,file = random.Random(seed),tmp_path/'a.json'
@@ -75,6 +76,7 @@ def spoiled(file, data, read, seeds=range(many)):
         file.write_bytes(spoil(data, seed))
         assert accepted(file, read), seed
 
+@pytest.mark.faults('a record is spoiled', many)
 @pytest.mark.parametrize('which', ['ladder/fcn-chapter14-s42', 'recipe/resnet18-imagenette-5ep-s42'])
 def test_a_spoiled_record_is_not_reproduced(tmp_path, which):
     def read():
@@ -83,16 +85,19 @@ def test_a_spoiled_record_is_not_reproduced(tmp_path, which):
     file = tmp_path/'a.json'
     spoiled(file, (recorded.parent.parent/f'{which}.json').read_bytes(), read)
 
+@pytest.mark.faults('a small file is spoiled', many)
 def test_a_spoiled_sample_card(tmp_path):
     def read():
         sizes = run_settings(tmp_path)
         assert all(isinstance(o, int) for o in sizes.values()) and isinstance(data_name(tmp_path), str)
     spoiled(tmp_path/'sample.json', json.dumps(dict(n_train=48, n_val=24, size=32, seed=1)).encode(), read)
 
+@pytest.mark.faults('a small file is spoiled', many)
 def test_a_spoiled_progress(tmp_path, monkeypatch):
     monkeypatch.setenv('RESNET_COURSE_PROGRESS', str(file:=tmp_path/'mine.json'))
     spoiled(file, json.dumps(dict(resblock='2026-11-29 10:00', fcn='2026-11-28 09:00', guesses=dict(gamma=.5))).encode(), check.progress)
 
+@pytest.mark.faults('a small file is spoiled', many)
 def test_a_spoiled_config(tmp_path, monkeypatch):
     monkeypatch.setenv('FASTAI_HOME', str(tmp_path))
     def read():
@@ -103,10 +108,12 @@ def test_a_spoiled_config(tmp_path, monkeypatch):
         monkeypatch.undo()
         fastai_cfg.cache_clear()
 
+@pytest.mark.faults('a small file is spoiled', many)
 def test_a_spoiled_list_of_versions(tmp_path, monkeypatch):
     monkeypatch.setattr(resnet_course, '__file__', str(tmp_path/'__init__.py'))
     spoiled(tmp_path/'tested.json', (recorded.parents[2]/'resnet_course/tested.json').read_bytes(), lambda: list(doctor._untested()))
 
+@pytest.mark.faults('a small file is spoiled', many)
 def test_a_spoiled_surface(tmp_path):
     what = dict(xs=[-1.,0.,1.], ys=[0.], images=4)
     rec = dict(model='fcn', complete=False, surface=dict(what, losses=[[1.,2.,None]], seconds=1.))
@@ -115,6 +122,7 @@ def test_a_spoiled_surface(tmp_path):
         if there:=landscape._begun(file, dict(model='fcn'), what): assert len(there['surface']['losses'][0])==3
     spoiled(file, json.dumps(rec).encode(), read)
 
+@pytest.mark.faults('a small file is spoiled', 2*(many//10))
 def test_spoiled_lessons(tmp_path, monkeypatch):
     "A reader's notebook is kept as it is, beside the new one; what was noted of it is asked to be deleted"
     why = Path('nbs/00_why.ipynb')
@@ -129,6 +137,7 @@ def test_spoiled_lessons(tmp_path, monkeypatch):
 base = Recipe('test', model='fcn', epochs=1, size=32, presize=40, bs=16)
 def saved(file): return save_weights(file, net:=get_fcn(2), recipe=asdict(base), classes=['a','b'], says=says(net, 32))
 
+@pytest.mark.faults('weights are spoiled', many//3)
 @pytest.mark.parametrize('digest', [True, False])
 def test_spoiled_weights(tmp_path, digest):
     "With a digest, and with one that whoever changed it has left out"
@@ -143,6 +152,7 @@ def test_spoiled_weights(tmp_path, digest):
         else: save_file(weights, file, dict(resnet_course=json.dumps(other_value(about, rng))))
         assert accepted(file, lambda: load_trained(file)), seed
 
+@pytest.mark.faults('weights are spoiled', 3)
 def test_a_flipped_bit_of_weights(tmp_path):
     sha256 = saved(file:=tmp_path/'a.safetensors')
     data = file.read_bytes()
@@ -154,6 +164,7 @@ def test_a_flipped_bit_of_weights(tmp_path):
         with pytest.raises(Exception) as e: load_trained(file)
         assert one_line(e, file, 'spoiled')
 
+@pytest.mark.faults('weights are spoiled')
 @pytest.mark.parametrize('n', [10**5, 10**7])
 def test_weights_with_millions_of_classes(tmp_path, n):
     saved(file:=tmp_path/'a.safetensors')
@@ -161,6 +172,7 @@ def test_weights_with_millions_of_classes(tmp_path, n):
     with pytest.raises(Exception) as e: load_trained(file)
     assert one_line(e, file)
 
+@pytest.mark.faults('a record is spoiled')
 @pytest.mark.parametrize('name', ['/../../a', '..', 'a/b', 'a b', '', '\n', 'a\\b', '~', 'a:b', 'ü'*150])
 def test_names_that_files_are_not_called(tmp_path, name):
     "Nothing is written outside of the folder that was named"
@@ -199,6 +211,7 @@ def copied_run(stopped, tmp_path):
     (tmp_path/'a.pt.old').unlink(missing_ok=True)
     return tmp_path/'a.json',tmp_path/'a.pt'
 
+@pytest.mark.faults('a checkpoint is spoiled')
 @pytest.mark.parametrize('seed', range(many//10))
 def test_a_spoiled_checkpoint(drawn, stopped, tmp_path, seed):
     rng = random.Random(seed)
@@ -246,6 +259,7 @@ wrong = dict(doubled=lambda s: s['about'].update(lr=doubled(60)), rows=lambda s:
 class Untrained(Callback):
     def before_batch(self): raise AssertionError('trained')
 
+@pytest.mark.faults('a checkpoint is spoiled')
 @pytest.mark.parametrize('change', wrong.values(), ids=wrong)
 def test_wrong_contents(drawn, stopped, tmp_path, change):
     "Are noticed before anything is trained or deleted"
@@ -271,6 +285,7 @@ def circle(f): f.symlink_to(f.name)
 def device(f): f.symlink_to('/dev/zero')
 kinds = dict(pipe=pipe, socket=listening, circle=circle, device=device, folder=Path.mkdir)
 
+@pytest.mark.faults('a pipe or a device in place of a file')
 @pytest.mark.skipif(os.name=='nt', reason='has other kinds')
 @pytest.mark.parametrize('make', kinds.values(), ids=kinds)
 @pytest.mark.parametrize('read', [load_json, load_record, checkpoint._load_state, lambda f: results(f.parent), finished_run, load_trained, load_weights],
@@ -280,6 +295,7 @@ def test_what_is_no_file(tmp_path, make, read):
     with pytest.raises(Exception) as e: read(file)
     assert one_line(e, file)
 
+@pytest.mark.faults('a pipe or a device in place of a file')
 @pytest.mark.skipif(os.name=='nt', reason='has other kinds')
 @pytest.mark.parametrize('make', [pipe,listening,device], ids=['pipe','socket','device'])
 def test_nothing_takes_the_place_of_what_is_no_file(tmp_path, make):
@@ -289,6 +305,7 @@ def test_nothing_takes_the_place_of_what_is_no_file(tmp_path, make):
 
 texts = {'deep':'['*10**6, 'rather deep':'{"a":'*500+'1'+'}'*500, 'nan':'{"accuracy": NaN}', 'infinity':'{"a": -Infinity}', 'overflow':'{"a": 1e999}',
     'twice':'{"a": 1, "a": 2}', 'digits':'{"a": '+'9'*5000+'}', 'list':'[1]', 'number':'3', 'long':'{"a": "'+'x'*2**24+'"}', 'empty':'', 'bytes':'\x00\x01'}
+@pytest.mark.faults('a record is spoiled')
 @pytest.mark.parametrize('text', texts.values(), ids=texts)
 def test_json_that_is_none(tmp_path, text):
     (file:=tmp_path/'a.json').write_text(text)

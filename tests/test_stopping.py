@@ -14,6 +14,7 @@ def weights(whole): return {k:v for k,v in whole.items() if k!='rec'}
 
 def send(signum, event='before_batch', epoch=1, batch=6): return CtrlC(event, epoch, batch, signum=signum)
 
+@pytest.mark.faults('a run gets a signal')
 @pytest.mark.parametrize('signum, code', [(signal.SIGINT,130), (signal.SIGTERM,143), (signal.SIGHUP,129)])
 @pytest.mark.parametrize('where', [('before_batch',0,0), ('before_batch',1,6), ('before_validate',1,None), ('after_epoch',0,None)], ids=str)
 def test_signals_lose_nothing(drawn, whole, signum, code, where):
@@ -30,6 +31,7 @@ def test_what_is_ignored_stays_ignored(drawn, whole, ignored):
     try: assert outcome(*run(drawn, send(ignored)))==weights(whole)
     finally: signal.signal(ignored, was)
 
+@pytest.mark.faults('a run gets a signal')
 def test_a_signal_between_two_looks_is_not_lost(drawn, whole):
     "It comes after the run has looked for one, and before it goes on"
     looked,real = [],checkpoint.most
@@ -78,6 +80,7 @@ def test_killed_within_an_epoch(drawn, whole):
 # --- the checkpoint before the last -----------------------------------------------------------------------------
 def flipped(data, at): return data[:at] + bytes([data[at]^1]) + data[at+1:]
 
+@pytest.mark.faults('a checkpoint is spoiled')
 @pytest.mark.parametrize('spoil', [lambda o: o[:0], lambda o: o[:len(o)//2], lambda o: flipped(o, len(o)//2), lambda o: flipped(o, len(o)//3),
                                    lambda o: b'no checkpoint'], ids=['empty','half','a bit','another bit','text'])
 def test_a_spoiled_checkpoint_has_one_before_it(drawn, whole, spoil, capsys):
@@ -87,6 +90,7 @@ def test_a_spoiled_checkpoint_has_one_before_it(drawn, whole, spoil, capsys):
     assert outcome(*run(drawn, resume=True))==weights(whole) and not old.exists()
     assert 'spoiled' in capsys.readouterr().out
 
+@pytest.mark.faults('a checkpoint is spoiled')
 @pytest.mark.parametrize('at', [.1, .3, .5, .7, .9])
 def test_a_flipped_bit_changes_nothing(drawn, whole, at):
     with pytest.raises(KeyboardInterrupt): run(drawn, CtrlC('before_batch',0,2))
@@ -122,6 +126,7 @@ def test_keep_and_begin_anew_exclude_each_other(drawn):
     with pytest.raises(Exception) as e: fit(drawn, resume=True, overwrite=True)
     assert one_line(e, 'resume', 'overwrite')
 
+@pytest.mark.faults('a second process in one folder')
 def test_a_second_process_is_refused(drawn):
     code = f"""
 import sys, time
@@ -176,6 +181,7 @@ class Deaf:
         return len(text)
     def flush(self): pass
 
+@pytest.mark.faults('nobody takes the output')
 @pytest.mark.parametrize('error', [BrokenPipeError(), OSError(28, 'No space left on device'), OSError(5, 'Input/output error'),
                                    ValueError('I/O operation on closed file')], ids=repr)
 @pytest.mark.parametrize('after', [0, 3, 7])
@@ -199,6 +205,7 @@ def started(drawn, **kwargs):
     while p.poll() is None and not record.exists(): time.sleep(.05)
     return p
 
+@pytest.mark.faults('a run gets a signal')
 @pytest.mark.parametrize('signum, code', [(signal.SIGINT,130), (signal.SIGTERM,143), (signal.SIGHUP,129)])
 def test_the_command_stopped_by_a_signal(drawn, signum, code):
     p = started(drawn, stdout=subprocess.DEVNULL)
@@ -207,6 +214,7 @@ def test_the_command_stopped_by_a_signal(drawn, signum, code):
     assert p.returncode==code and '--resume' in said.splitlines()[-1] and 'Traceback' not in said
     assert torch.load('out/resblock-tiny-s42.pt', weights_only=True)['epoch']>=1
 
+@pytest.mark.faults('nobody takes the output')
 @pytest.mark.parametrize('kind', ['pipe','full'])
 def test_the_command_when_nobody_listens(drawn, kind):
     if kind=='full' and not Path('/dev/full').exists(): pytest.skip('there is no /dev/full here')
