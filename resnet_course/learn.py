@@ -11,9 +11,8 @@ import hashlib, importlib.util, json, os, re, subprocess, sys
 from contextlib import suppress
 from pathlib import Path
 import resnet_course
-from .kit.files import CourseError, load_json, open_file, save_json, write_whole
+from .kit.files import CourseError, course_folder, course_mark, load_json, open_file, save_json, write_whole
 from .kit.records import each, maybe, misfit
-from .check.judge import course_folder, course_mark
 
 # %% ../nbs/tools/learn.ipynb #39d436a6
 def lessons_home() -> Path:
@@ -160,7 +159,7 @@ def bring(
             state['files'][name] = _digest(data)
     save_json(dest/course_mark, state)
     how = f"brought up to date, from version {was['version']} to {state['version']}" if was else 'ready'
-    return [f"{dest}: {len(state['cells'])} notebooks are {how}", *filter(None, said)]
+    return [f"{dest}: {len(state['cells'])} notebooks are {how}; begin with nbs/00_why.ipynb", *filter(None, said)]
 
 # %% ../nbs/tools/learn.ipynb #138f4e53
 def missing_libraries(folder:Path) -> list:

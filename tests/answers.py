@@ -59,6 +59,12 @@ def jpg_only(path): return {s: {d.name: len(list(d.glob('*.jpg'))) for d in (pat
 def lower_case(path):
     def n(d): return len([f for f in d.ls() if f.suffix in ('.jpg','.jpeg','.png')])
     return {s: {d.name: n(d) for d in (path/s).ls()} for s in ('train','val')}
+@wrong('count_photos', "'.png' is a suffix")
+def no_png(path):
+    return {s: {d.name: len([f for f in d.ls() if f.suffix.lower() in ('.jpg','.jpeg')]) for d in (path/s).ls()} for s in ('train','val')}
+@wrong('count_photos', "'.JPEG' and '.png' are suffixes")
+def two_suffixes(path):
+    return {s: {d.name: len([f for f in d.ls() if f.suffix in ('.jpg','.jpeg')]) for d in (path/s).ls()} for s in ('train','val')}
 @wrong('count_photos', 'a dict for each')
 def one_dict(path): return dict(Counter(get_image_files(path).map(parent_label)))
 @wrong('count_photos', 'number of classes')

@@ -44,6 +44,8 @@ def count_photos(my_count):
             ("photos are missing: not all names end in '.jpg'; see `get_image_files`",
              dict(only=lambda f: f.suffix=='.jpg')),
             ("photos are missing: '.JPEG' is a suffix, too", dict(only=lambda f: f.suffix in ('.jpg','.jpeg','.png'))),
+            ("photos are missing: '.png' is a suffix, too", dict(only=lambda f: f.suffix.lower() in ('.jpg','.jpeg'))),
+            ("photos are missing: '.JPEG' and '.png' are suffixes, too", dict(only=lambda f: f.suffix in ('.jpg','.jpeg'))),
             ('train and val are one; expected a dict for each', by_class),
             ('that is the number of classes; expected the photos of each', lambda path: dict(train=2, val=2)),
             ('the keys are full paths; expected the names of the classes', dict(key=lambda f: f.parent)),
