@@ -26,7 +26,7 @@ def batches(train, valid):
     return 'Training may leave out a few photos, since they are shuffled. Validation may not.'
 
 _photo_files = ('train/cat/1.jpg train/cat/2.JPEG train/cat/3.png train/cat/notes.txt train/dog/1.jpg sample.json '
-                'val/cat/4.jpg val/dog/2.jpg val/dog/3.jpeg val/dog/list.csv').split()
+                'val/cat/4.jpg val/cat/5.png val/dog/2.jpg val/dog/3.jpeg val/dog/list.csv').split()
 
 @exercise('data', 'Count the photos', 'Photos only, class by class.')
 def count_photos(my_count):
