@@ -15,7 +15,7 @@ from .kit.costs import layer_costs
 from .kit.results import record_files
 from .kit.runs import commit, hardware, versions
 from .kit.gpu import tuned
-from .kit.timing import (in_precision, interleaved, machine_peaks, peak_memory, plain_step, profile_epoch,
+from .kit.timing import (in_precision, interleaved, machine_peaks, matrix_units, peak_memory, plain_step, profile_epoch,
                                       training_step, wait)
 from .data import course_path, get_data, n_workers, run_settings
 from .training import choose_precision, get_learner
@@ -261,8 +261,7 @@ def _growth(b):
 def _floors(b):
     "(g)"
     peaks = machine_peaks((256,), 4, 2) if b.quick else machine_peaks()
-    amx = b.device.type=='cpu' and torch.cpu.get_capabilities().get('amx_bf16', False)
-    about = dict(size=b.sizes[0], units='AMX' if amx else b.device.type)
+    about = dict(size=b.sizes[0], units=matrix_units(b.device))
     for name,net,bs in (('resnet18',resnet18,b.bs), ('resnet50',resnet50,b.bs//2)):
         step = b.course(net(10), b.batch(b.sizes[0], bs))
         floor = roofline(net(10).to(b.device), b.sizes[0], bs, peaks).groupby('kind').floor.sum()
@@ -292,7 +291,8 @@ def bench(
     path,out,res = course_path(data),Path(out),{}
     keep_memory()
     b = _Bench(path, repeats, quick)
-    about = dict(data=dict(name=data_name(path), fingerprint=fingerprint(path)), repeats=repeats, quick=quick)
+    about = dict(data=dict(name=data_name(path), fingerprint=fingerprint(path)), units=matrix_units(b.device),
+                 repeats=repeats, quick=quick)
     for part,name in bench_parts.items():
         file = out/f'{part}-{name}.json'
         if part not in parts: continue
@@ -309,7 +309,7 @@ def bench(
     return res
 
 # %% ../nbs/tools/bench.ipynb #91f65b83
-def bench_results(folder:Path='../results/bench') -> dict:
+def bench_results(folder:Path='../results/bench/amx') -> dict:
     """The records in a `folder` of `bench`, as {part's name: record}; the parts that are there. Raises `CourseError` if there
     is no such folder"""
     files = {f.stem:f for f in record_files(folder)}
