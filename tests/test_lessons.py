@@ -32,6 +32,11 @@ def test_no_saved_output_is_an_error(file):
     cells = json.loads(file.read_text(encoding='utf-8'))['cells']
     assert not [o['evalue'] for c in cells for o in c.get('outputs', []) if o['output_type']=='error']
 
+@pytest.mark.parametrize('file', [*sorted((top/'nbs').rglob('*.ipynb')), top/'index.ipynb'], ids=lambda f: f.stem)
+def test_no_text_waits_to_be_written(file):
+    for c in json.loads(file.read_text(encoding='utf-8'))['cells']:
+        assert not re.search(r'@@|\b(TODO|FIXME|TBD|XXX)\b', ''.join(c['source']))
+
 # --- what a reader sees -----------------------------------------------------------------------------------------------
 # A cell that only tests begins with `#| hide`; one whose code is beside the point, such as how a picture is drawn, with
 # `#| code-fold: true`. JupyterLab folds what has the metadata {"jupyter": {"source_hidden": true}}, so both have it
