@@ -214,8 +214,8 @@ def train(
     path = course_path(data, (r if size is None else lesson.resized(r, size)).presize)
     out = out or Path('runs')/f'train-{data_name(path)}'
     if scale_batch: r = for_many(r)
-    if restarted(): resume,overwrite = True,False
     with joined() as cbs:
+        if restarted(): resume,overwrite = True,False
         run = partial(lesson.train, path, r, model, epochs, size, seed, out, resume, overwrite, precision, cbs)
         _run({model or r.model:run}, out)
 

@@ -24,6 +24,14 @@ def _lost(e):
     return CourseError(f"another process of this run has ended, or cannot be reached ({str(CourseError(str(e)))[:120]}): look at what it "
                        "said; with --resume the same command goes on from the last checkpoint, with as many processes as you like")
 
+def _meeting():
+    """Where the processes find each other. When torchrun starts them again, the addresses of those that are gone are still
+    there, so each start has a place of its own. On several machines not all of them count a restart: there each process counts"""
+    store,number,n = next(dist.rendezvous('env://'))
+    alone = os.environ.get('GROUP_WORLD_SIZE', '1')=='1'
+    start = os.environ.get('TORCHELASTIC_RESTART_COUNT', '0') if alone else store.add(f'starts of {number}', 1)
+    return dict(store=dist.PrefixStore(f'start {start}', store), rank=number, world_size=n)
+
 @contextmanager
 def joined(
     minutes:float=5, # to wait for a process that does not answer
@@ -34,7 +42,7 @@ def joined(
         yield []
         return
     from accelerate import PartialState
-    PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(minutes=minutes))
+    PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(minutes=minutes), **_meeting())
     try:
         with redirect_stdout(open(os.devnull, 'w')) if rank() else nullcontext(): yield [Scaled()]
     except RuntimeError as e: raise (_lost(e) or e) from None
@@ -137,8 +145,8 @@ class Scaled(DistributedTrainer):
 
 # %% ../nbs/18_scale.ipynb #720640eb
 def restarted() -> bool:
-    "Has torchrun started this process again, after one was lost?"
-    return int(os.environ.get('TORCHELASTIC_RESTART_COUNT') or 0)>0
+    "Has torchrun started the processes again, after one was lost? On several machines only some of them are told"
+    return any(gathered(int(os.environ.get('TORCHELASTIC_RESTART_COUNT') or 0)))
 
 def for_many(r):
     "The recipe `r` with as many times its batch as there are processes, and the learning rate times the root of that; says so"
