@@ -19,8 +19,8 @@ run: venv  ## train the ladder of models; DATA=imagenette or a folder for real p
 test: venv  ## everything that CI runs
 	PATH="$$(cd $(V)/bin && pwd):$$PATH" bash .ci/in_step
 	@$(if $(OFFLINE),true,echo "no unshare here: the tests run with the network on")
-	@# several processes: one thread each, or they stall each other; then the path as a reader runs it, with all cores
-	$(OFFLINE) $(STRICT) OMP_NUM_THREADS=1 $(PY) $(V)/bin/nbdev_test --timing
+	@# several processes: one thread each, or they stall each other; the path as a reader runs it, with all cores
+	$(OFFLINE) $(STRICT) OMP_NUM_THREADS=1 $(PY) $(V)/bin/nbdev_test --timing --skip_file_re '^[_.0]'
 	$(OFFLINE) $(STRICT) $(PY) $(V)/bin/nbdev_test --n_workers 1 --file_re '^0'
 	$(OFFLINE) $(STRICT) $(PY) $(V)/bin/nbdev_test --path index.ipynb
 	$(OFFLINE) $(STRICT) $(PY) .ci/exercises

@@ -19,6 +19,7 @@ from resnet_course.kit.results import plot_history, results, summary
 from resnet_course.kit.runs import measured_fit, record_file
 from resnet_course.kit.weights import load_weights, read_weights, save_weights, says
 from resnet_course.recipe import load_trained, Recipe, recipe, recipe_from
+from resnet_course.bench import bench_results, bench_rows
 from conftest import CtrlC, one_line, tiny_learner
 
 many = int(os.environ.get('RESNET_COURSE_FUZZ', 150))
@@ -84,6 +85,12 @@ def test_a_spoiled_record_is_not_reproduced(tmp_path, which):
         if kind=='train': recipe_from(rec['settings'], file)
     file = tmp_path/'a.json'
     spoiled(file, (recorded.parent.parent/f'{which}.json').read_bytes(), read)
+
+@pytest.mark.faults('a record is spoiled', many)
+def test_a_spoiled_record_of_the_bench(tmp_path):
+    def read():
+        for o in bench_results(tmp_path).values(): bench_rows(o)
+    spoiled(tmp_path/'a-steps.json', (recorded.parent.parent/'bench/amx/a-steps.json').read_bytes(), read)
 
 @pytest.mark.faults('a small file is spoiled', many)
 def test_a_spoiled_sample_card(tmp_path):
