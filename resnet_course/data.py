@@ -16,6 +16,7 @@ from .kit.photos import check_folder, class_of, Photo, photo_files, photos_by_cl
 from .kit.sample import make_sample
 
 # %% ../nbs/01_data.ipynb #75addb13
+#| code-fold: true
 def open_files() -> float:
     "How many files this process may have open"
     try: import resource

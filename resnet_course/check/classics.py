@@ -283,7 +283,7 @@ def keras_sides(sides, inputs):
         if name not in ('bn_conv1','relu'): right[name] = x.shape[-1]
     try: sides = [*sides]
     except TypeError: raise Wrong(f'sides: expected {len(right)} numbers, came {brief(sides)}') from None
-    if any(o is ... or o is None for o in sides): raise Blank
+    if any(o is ... or o is None for o in sides): raise Blank(...)
     if len(sides)!=len(right):
         raise Wrong(f"sides: expected {len(right)} numbers, after {', '.join(right)}; came {len(sides)}")
     def differs(version, i):

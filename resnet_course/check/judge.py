@@ -21,7 +21,9 @@ from ..kit.records import each, number
 class Wrong(Exception): "What is wrong with an answer, in a line or two"
 
 class Blank(Wrong):
-    def __init__(self): super().__init__("not written yet (if you did: it returns None; is a `return` missing?)")
+    def __init__(self, o=None):
+        super().__init__("not written yet: put your answer where the `...` is" if o is ... else
+                         "not written yet (if you did: it returns None; is a `return` missing?)")
 
 class Stopped(Wrong):
     "The answer's own code raised `error`"
@@ -79,7 +81,7 @@ def run_any(f, *args, **kwargs):
 def run_answer(f, *args, **kwargs):
     "The same; a result of None, too, becomes a `Wrong`"
     res = run_any(f, *args, **kwargs)
-    if res is None or res is ...: raise Blank
+    if res is None or res is ...: raise Blank(res)
     return res
 
 # %% ../../nbs/check/judge.ipynb #46c484ca
@@ -122,7 +124,7 @@ def exercise(
             try:
                 with no_random(), torch.enable_grad(), contextlib.redirect_stdout(printed):
                     for name,o in _handed_in(f, answers, kwargs).items():
-                        if o is None or o is ...: raise Blank
+                        if o is None or o is ...: raise Blank(o)
                         if name not in ours: _own(o)
                     said = f(*answers, **kwargs) or praise
             except Wrong as e:
@@ -209,7 +211,7 @@ def judge(
 # %% ../../nbs/check/judge.ipynb #c83b8caa
 def as_number(guess, what='') -> float:
     "`guess`, also from an array or tensor of one. Raises `Wrong` unless it is a number"
-    if guess is None or guess is ...: raise Blank
+    if guess is None or guess is ...: raise Blank(guess)
     try: return float(guess.item() if isinstance(guess, np.ndarray) else guess)
     except (TypeError, ValueError): raise Wrong(f'{what}expected a number, came {guess!r}') from None
 
