@@ -273,6 +273,14 @@ def _floors(b):
         yield dict(about, net=name, what='step', median=float(ms.median()), floor=float(floor.sum()), unit='ms',
                    spread=float((ms.max()-ms.min())/2/ms.median()), times_the_floor=float(ms.median()/floor.sum()))
 
+# %% ../nbs/tools/bench.ipynb #461f4163
+_of_a_bench = dict(made_on, command=str, commit=str, repeats=whole(1), data=dict(name=str, fingerprint=str),
+                   rows=[dict(what=str, unit=str, median=maybe(number), ratio=maybe(number), spread=maybe(number))])
+
+def _checked(file, rec):
+    if not (where:=misfit(rec, _of_a_bench, 'record')): return rec
+    raise CourseError(f"{file} is not a record of the bench ({where} is missing, or is not what it should be): delete it")
+
 # %% ../nbs/tools/bench.ipynb #ee1410f3
 _parts = dict(steps=_steps, epochs=_epochs, loading=_loading, limits=_limits, memory=_memory, growth=_growth,
               floors=_floors)
@@ -310,13 +318,6 @@ def bench(
     return res
 
 # %% ../nbs/tools/bench.ipynb #91f65b83
-_of_a_bench = dict(made_on, command=str, commit=str, repeats=whole(1), data=dict(name=str, fingerprint=str),
-                   rows=[dict(what=str, unit=str, median=maybe(number), ratio=maybe(number), spread=maybe(number))])
-
-def _checked(file, rec):
-    if not (where:=misfit(rec, _of_a_bench, 'record')): return rec
-    raise CourseError(f"{file} is not a record of the bench ({where} is missing, or is not what it should be): delete it")
-
 def bench_results(folder:Path='../results/bench/amx') -> dict:
     """The records in a `folder` of `bench`, as {part's name: record}; the parts that are there. Raises `CourseError` if there
     is no such folder"""
