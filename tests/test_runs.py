@@ -384,7 +384,7 @@ def test_numbers_of_all_kinds(drawn, kwargs, said):
     rec = fit_small(small(drawn), **kwargs)
     assert rec|said==rec and rec['complete'] and fit_small(small(drawn), resume=True, **kwargs)==rec
 
-@pytest.mark.parametrize('value', [Path('a'), nn.ReLU, {1,2}, {('a',1):2}, [object()], b'x'], ids=str)
+@pytest.mark.parametrize('value', [Path('a'), nn.ReLU, {1,2}, {('a',1):2}, [object()], b'x'], ids=['path','class','set','keys','object','bytes'])
 def test_what_no_record_can_hold_is_said_before_training(drawn, value):
     trained = []
     with pytest.raises(Exception) as e: fit_small(small(drawn, cbs=Trains(trained)), where=value)
