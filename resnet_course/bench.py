@@ -276,7 +276,6 @@ def _floors(b):
 # %% ../nbs/tools/bench.ipynb #461f4163
 _of_a_bench = dict(made_on, command=str, commit=str, repeats=whole(1), data=dict(name=str, fingerprint=str),
                    rows=[dict(what=str, unit=str, median=maybe(number), ratio=maybe(number), spread=maybe(number))])
-
 def _checked(file, rec):
     if not (where:=misfit(rec, _of_a_bench, 'record')): return rec
     raise CourseError(f"{file} is not a record of the bench ({where} is missing, or is not what it should be): delete it")
