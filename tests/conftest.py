@@ -61,10 +61,13 @@ def save_faults():
 
 def pytest_collection_finish(): gc.freeze()   # what the imports brought stays, and need not be looked through again
 
-def pytest_runtest_logfinish():
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown():
     "Gives back a test's memory: a learner goes in circles, and `keep_memory` holds what is freed, for the whole process"
-    gc.collect()
-    TrimMemory().after_epoch()
+    try: return (yield)
+    finally:
+        gc.collect()
+        TrimMemory().after_epoch()
 
 def pytest_sessionfinish():
     if slow: save_faults()
