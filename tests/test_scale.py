@@ -133,3 +133,18 @@ def test_a_larger_batch_says_so(monkeypatch, capsys):
     new = for_many(recipe('tiny'))
     assert (new.bs, new.lr, new.name)==(64, recipe('tiny').lr*2, 'tiny-x4')
     assert 'batches of 64 in place of 16' in capsys.readouterr().out
+
+@pytest.mark.long
+def test_a_notebook_starts_them(tmp_path):
+    "Accelerate copies the process; that of a lesson's test, which captures what is printed, cannot be copied"
+    code = f"""import torch
+from accelerate import notebook_launcher
+from resnet_course.recipe import recipe, train
+from resnet_course.data import course_path
+from resnet_course.scale import joined
+def in_two():
+    torch.set_num_threads(1)
+    with joined() as cbs: train(course_path('sample'), recipe('tiny'), epochs=1, out={str(tmp_path)!r}, precision='fp32', cbs=cbs)
+notebook_launcher(in_two, num_processes=2)"""
+    p = subprocess.run([sys.executable,'-W','ignore','-c',code], env=env, capture_output=True, text=True, timeout=600)
+    assert p.returncode==0 and record(tmp_path)['processes']==2, p.stderr[-2000:]
