@@ -13,6 +13,7 @@ from fastai.callback.channelslast import ChannelsLast
 from .kit.files import check_name, CourseError
 from .kit.costs import is_lazy
 from .kit.identity import check_run, try_out
+from .kit.timing import cpu_capabilities
 from .kit.runs import check_free, command_line, first_batch, fit_seconds, measured_fit, record_file
 from .data import course_path
 
@@ -27,7 +28,7 @@ def choose_precision(device=None) -> tuple: # ('fp16', 'bf16' or 'fp32', the rea
     device = torch.device(device or default_device())
     if device.type=='cuda': return _gpu_precision(torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device))
     if device.type!='cpu': return 'fp32', f'{device.type}: mixed precision is not tested there'
-    caps = torch.cpu.get_capabilities() if hasattr(torch.cpu, 'get_capabilities') else {}
+    caps = cpu_capabilities()
     for cap in ('amx_bf16','avx512_bf16'):
         if caps.get(cap): return 'bf16', f'this CPU has {cap.upper()}: bf16 autocast, channels_last'
     return 'fp32', 'this CPU has neither AMX nor AVX512-BF16'

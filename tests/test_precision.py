@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest, torch
 from fastai.vision.all import *
 from fastai.callback.fp16 import AMPMode, MixedPrecision
+from resnet_course.kit.timing import matrix_units
 from resnet_course.training import choose_precision, CPUMixedPrecision, get_learner
 from resnet_course.fcn import get_fcn
 from resnet_course.resblock import ResBlock
@@ -178,7 +179,7 @@ def test_choice_on_a_cpu(monkeypatch, caps, precision, word):
 def test_choice_elsewhere(monkeypatch):
     assert choose_precision('mps')[0]=='fp32'
     monkeypatch.delattr(torch.cpu, 'get_capabilities')   # as in older versions of torch
-    assert choose_precision('cpu')[0]=='fp32'
+    assert choose_precision('cpu')[0]=='fp32' and matrix_units('cpu')=='others'
 
 def on(kind): return SimpleNamespace(device=torch.device(kind), path=Path('.'))
 def mixed(learn): return [cb for cb in learn.cbs if isinstance(cb, (MixedPrecision,CPUMixedPrecision))]

@@ -689,7 +689,7 @@ except CourseError as e: print(e)
 
 @pytest.mark.parametrize('order', [torch.contiguous_format, torch.channels_last])
 def test_no_gradient_is_copied(order):
-    "PyTorch's kernel would copy those of weights in channels_last: half of its time"
+    "PyTorch's kernel would copy those of weights in channels_last"
     from torch.profiler import profile
     net = nn.Conv2d(4, 8, 3).to(memory_format=order)
     opt = FusedAdam([*net.parameters()], lr=.1)

@@ -12,8 +12,8 @@ from ..degradation import cifar_resnet, CifarBlock, PadChannels
 from ..classics import BasicBlock, copy_weights
 from ..keras_net import keras_resnet50
 from ..preact import bare_conv, norm_relu, PreActBlock
-from .judge import (Blank, brief, check_change, check_function, check_number, exercise, is_same, judge,
-                                       run_answer, run_any, Stopped, Wrong)
+from .judge import (brief, check_change, check_function, check_number, exercise, is_same, judge,
+                                       run_answer, run_any, Stopped, written, Wrong)
 from .modules import backward, check_module, is_close, tensor_of, wake
 from .blocks import block_cases, mean_pool, shortcut_of, strided_shortcut
 
@@ -283,7 +283,7 @@ def keras_sides(sides, inputs):
         if name not in ('bn_conv1','relu'): right[name] = x.shape[-1]
     try: sides = [*sides]
     except TypeError: raise Wrong(f'sides: expected {len(right)} numbers, came {brief(sides)}') from None
-    if any(o is ... or o is None for o in sides): raise Blank(...)
+    for o in sides: written(o)
     if len(sides)!=len(right):
         raise Wrong(f"sides: expected {len(right)} numbers, after {', '.join(right)}; came {len(sides)}")
     def differs(version, i):
