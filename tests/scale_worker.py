@@ -1,11 +1,14 @@
 """What each process of a run does in test_scale.py: `torchrun scale_worker.py FILE`; the first one writes what came of it.
-`scale_worker.py command MINUTES ...` is the course's command, whose processes wait so long for each other"""
-import sys
+`scale_worker.py command MINUTES ...` is the course's command, whose processes wait so long for each other;
+`scale_worker.py run DATA OUT OPT [BATCH]` a run that goes on from its checkpoint, or stops after a batch"""
+import signal, sys
 from fastai.vision.all import *
 from resnet_course.data import course_path
 from resnet_course.kit.files import CourseError
-from resnet_course.kit.ranks import from_first, gathered, most, rank, together, total
-from resnet_course.recipe import recipe, recipe_learner, replace
+from resnet_course.kit.checkpoint import _gather, _random_states
+from resnet_course.kit.identity import in_tensors
+from resnet_course.kit.ranks import from_first, gathered, most, rank, together, total, world
+from resnet_course.recipe import recipe, recipe_learner, replace, train
 from resnet_course.scale import joined, Scaled, shared_out
 
 def refuse(): raise CourseError('the first process has found nothing')
@@ -38,12 +41,34 @@ def share(cbs):
     x = torch.arange(15.).view(5,3)
     return dict(rows=gathered(shared_out(lambda o: o*2+1, x)) if together() else [x*2+1])
 
+class Look(Callback):
+    "Keeps the state that a process has before the first batch that it trains, as a checkpoint of it would be"
+    order = 9   # before the net is wrapped
+    def __init__(self, out): self.out = out
+    def before_batch(self):
+        if not self.training or (file:=self.out/f'began{rank()}').exists(): return
+        ckpt = self.learn.checkpoint
+        torch.save(in_tensors(_gather(ckpt, self.epoch, ckpt.done, _random_states(self.dls))), file)
+
+class Stop(Callback):
+    "The last process is asked to end after a batch of the second epoch"
+    def __init__(self, batch): self.batch = batch
+    def after_batch(self):
+        if self.training and (self.epoch,self.iter,rank())==(1,self.batch,world()-1): os.kill(os.getpid(), signal.SIGTERM)
+
+def run(data, out, opt, stop=None):
+    torch.set_num_threads(1)
+    with joined() as cbs:
+        mine = [Stop(int(stop))] if stop else [Look(Path(out))]
+        train(Path(data), replace(recipe('tiny'), opt=opt), epochs=2, out=out, precision='fp32', resume=True, cbs=[*cbs,*mine])
+
 jobs = dict(talk=talk, step=partial(step, opt='sgd', smoothing=0.), muon=partial(step, smoothing=0.), share=share)
 if __name__=='__main__' and sys.argv[1]=='command':
     from resnet_course import cli, scale
     scale.joined = partial(joined, minutes=float(sys.argv[2]))
     sys.argv = ['resnet_course', *sys.argv[3:]]
     cli.main()
+elif __name__=='__main__' and sys.argv[1]=='run': run(*sys.argv[2:])
 elif __name__=='__main__':
     with joined():
         res = {k:f([Scaled()]) for k,f in jobs.items()}

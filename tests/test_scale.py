@@ -10,6 +10,7 @@ from resnet_course.loading import cached_data
 from resnet_course.recipe import recipe, recipe_data, replace
 from resnet_course.scale import for_many, joined, restarted
 from scale_worker import jobs
+from test_kills import same
 
 worker = Path(__file__).with_name('scale_worker.py')
 torchrun = [sys.executable,'-W','ignore','-m','torch.distributed.run','--standalone','--nproc_per_node']
@@ -127,6 +128,32 @@ def test_accelerate_launches(shards, tmp_path):
              '--dynamo_backend','no','--main_process_port','0']
     p = subprocess.run([sys.executable,*words,*command(shards, tmp_path)], env=env, capture_output=True, text=True, timeout=600)
     assert p.returncode==0 and record(tmp_path)['processes']==2, p.stderr[-2000:]
+
+def run(n, *words):
+    "A run in `n` processes of `scale_worker.py`"
+    start = [sys.executable,'-W','ignore'] if n==1 else [*torchrun,str(n)]
+    p = subprocess.run([*map(str, (*start, worker, 'run', *words))], env=env, capture_output=True, text=True, timeout=600)
+    return p.returncode,p.stderr[-2000:]
+
+def files(out): return {o.suffix:o for o in out.iterdir() if o.suffix}
+
+long = pytest.mark.long
+@pytest.mark.parametrize('opt,before,after', [('muon',2,2), *(pytest.param('sgd', *o, marks=long) for o in ((1,2),(2,1),(3,2)))])
+def test_a_run_that_is_stopped_is_the_whole_run(opt, before, after, drawn, tmp_path):
+    """As Composer and torchtitan test their own: each process begins with the whole state that was saved, at tolerance 0. What as
+    many processes make of it is the run that was never stopped, to the bit; what more or fewer make is as near as sums round"""
+    rc,err = run(before, drawn, out:=tmp_path/'stopped', opt, 1)
+    assert rc, err
+    saved = torch.load(files(out)['.pt'], weights_only=True)
+    assert (saved['epoch'],saved['iter'])==(1,2)
+    assert run(after, drawn, out, opt)==(0,'')
+    began = [torch.load(o, weights_only=True) for o in sorted(out.glob('began*'))]
+    assert len(began)==after and all(same(o, saved) for o in began)
+    assert run(before, drawn, whole:=tmp_path/'whole', opt)==(0,'')
+    ends = [torch.load(files(o)['.pt'], weights_only=True) for o in (out,whole)]
+    if before==after: assert same(*ends) and files(out)['.safetensors'].read_bytes()==files(whole)['.safetensors'].read_bytes()
+    else:
+        for k,w in ends[1]['model'].items(): assert (ends[0]['model'][k]-w).abs().max() <= 1e-4*w.abs().max(), k
 
 def test_a_larger_batch_says_so(monkeypatch, capsys):
     monkeypatch.setenv('WORLD_SIZE', '4')
