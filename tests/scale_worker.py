@@ -31,10 +31,11 @@ def step(cbs, **changes):
     learn = recipe_learner(course_path('sample'), replace(recipe('tiny'), **changes), 42, None, 'fp32')
     learn.add_cb(FirstStep())
     with learn.no_bar(): learn.fit(1, 1e-3, cbs=cbs)
+    said = list(learn.recorder.values[-1][-2:])   # what follows is noted there too
     weights = torch.cat([o.detach().flatten().double() for o in learn.model.state_dict().values()])
     probs,targs = learn.get_preds()
     return dict(grads=learn.first_step.grads, loss=learn.first_step.first, sums=gathered((weights.sum().item(), weights.norm().item())),
-                said=list(learn.recorder.values[-1][-2:]), whole=[F.nll_loss(probs.log(), targs).item(), accuracy(probs, targs).item()],
+                said=said, whole=[F.nll_loss(probs.log(), targs).item(), accuracy(probs, targs).item()],
                 parts=[dl.part for dl in learn.dls.loaders], kinds=[type(m).__name__ for m in learn.model.modules()])
 
 def share(cbs):
