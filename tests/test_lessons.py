@@ -14,7 +14,10 @@ def in_words(seconds):
 def test_time(name):
     rec = json.loads((top/f'results/lessons/{name}.json').read_text(encoding='utf-8'))
     cells = json.loads((top/f'nbs/{name}.ipynb').read_text(encoding='utf-8'))['cells']
-    start = ' '.join(' '.join(''.join(c['source']) for c in cells[:4] if c['cell_type']=='markdown').split())
+    texts = [''.join(c['source']) for c in cells if c['cell_type']=='markdown']
+    start = ' '.join(texts[0].split())
+    exercises = sum(int(n) for o in texts for n in re.findall(r'^### Exercise .*\n\n★+ · about (\d+) minutes', o, re.M))
+    assert not exercises or f'the exercises about {exercises}.' in start
     assert f"Its cells take about {in_words(rec['seconds'])} on two CPU cores." in start and rec['hardware']['cores']==2
 
 draws = re.compile(r'^(_,axs? = |fig,axs? = |ax = |plot_\w+\(|show_images?\(|dls\.show_batch|draw_flow\()', re.M)
