@@ -55,9 +55,10 @@ def pytest_runtest_makereport(item, call):
     return rep
 
 def save_faults():
+    now = commit()   # before the first record is written
     for kind,n in counts.items():
         save_json(Path(os.environ['RESNET_COURSE_FAULTS'])/f"{'-'.join(kind.split())}.json", dict(name=kind, command='make test-slow',
-                  **n, **about_faults[kind], hardware=hardware('cpu'), versions=versions(), commit=commit()))
+                  **n, **about_faults[kind], hardware=hardware('cpu'), versions=versions(), commit=now))
 
 def pytest_collection_finish(): gc.freeze()   # what the imports brought stays, and need not be looked through again
 
