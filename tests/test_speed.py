@@ -6,6 +6,7 @@ from fastai.vision.all import *
 from fastai.callback.channelslast import ChannelsLast
 from fastai.callback.fp16 import MixedPrecision
 from resnet_course import loading, speed
+from resnet_course.kit import loops
 from resnet_course.kit.files import CourseError
 from resnet_course.kit.gpu import TunedKernels
 from resnet_course.kit.runs import measured_fit
@@ -18,7 +19,7 @@ from resnet_course.bottleneck import Bottleneck, resnet50
 from resnet_course.classics import resnet_b, resnet_v1
 from resnet_course.preact import preact_resnet
 from resnet_course.loading import cached_data
-from resnet_course.speed import (_ConvAsProduct, _loops, c_loops, fast_learner, FastConv2d, FastConvLayer, FastNorm,
+from resnet_course.speed import (_ConvAsProduct, _loops, c_loops, fast_learner, FastBlock, FastConv2d, FastConvLayer, FastNorm,
                                  FastSequential, FusedAdam, slow_down, speed_up, TrimMemory)
 from conftest import named_gpu, one_line, tiny_learner
 
@@ -219,12 +220,12 @@ def test_convolution_as_a_product(ks, stride, padding, h, w):
 def fast_conv(*args, **kwargs): return speed_up(nn.Sequential(nn.Conv2d(*args, **kwargs)))[0]
 
 def test_when_a_convolution_is_a_product(monkeypatch):
-    "Is used up to 8x8, agrees with fp32 within bf16's rounding, and leaves the rest alone"
+    "Is used up to 8x8 and for 1x1, agrees with fp32 within bf16's rounding, and leaves the rest alone"
     used = []
     apply = _ConvAsProduct.apply
     monkeypatch.setattr(_ConvAsProduct, 'apply', lambda *args: used.append(1) or apply(*args))
     torch.manual_seed(0)
-    for ks,size,stride,n in ((3,8,1,1), (3,16,2,1), (3,9,1,0), (3,20,2,0), (5,8,1,1), (1,8,1,0), (1,20,1,0)):
+    for ks,size,stride,n in ((3,8,1,1), (3,16,2,1), (3,9,1,0), (3,20,2,0), (5,8,1,1), (1,8,1,1), (1,20,1,1), (1,20,2,0)):
         conv = fast_conv(16, 24, ks, stride, padding=ks//2, bias=False)
         x = torch.randn(4, 16, size, size, requires_grad=True)
         used.clear()
@@ -281,6 +282,7 @@ def test_what_is_swapped():
         net = make(10)
         before = [sum(type(m) is t for m in net.modules()) for t in (ConvLayer, nn.BatchNorm2d, nn.Conv2d)]
         assert count(speed_up(net))==before and min(before)>0
+        assert sum(isinstance(m, FastBlock) for m in net.modules())==sum(isinstance(m, ResBlock) for m in net.modules())>0
 
 # Nets of somebody's own, in which what follows what is not what it looks like.
 class Adds(nn.Sequential):
@@ -363,6 +365,124 @@ def test_who_holds_a_part_sees_no_difference():
     ids = [id(o) for o in held.modules()]
     speed_up(nn.Sequential(held, nn.ReLU()))
     assert rel(held(x), before)<1e-6 and ids==[id(o) for o in held.modules()]
+
+# --- blocks: the last norm, the sum and the ReLU --------------------------------------------------------------------
+def a_block(**parts):
+    "With other parts than a block is made with"
+    block = ResBlock(4, 4)
+    for k,o in parts.items(): setattr(block, k, o)
+    return nn.Sequential(ConvLayer(4,4), block)
+def shares_its_norm():
+    block = ResBlock(4, 4)
+    block.shortcut = nn.Sequential(conv(), block.last_norm)
+    return nn.Sequential(block)
+class Wide(nn.Module):
+    "A shortcut of one number for each photo"
+    def forward(self, x): return x.mean((1,2,3), keepdim=True)
+class Double(nn.Module):
+    def forward(self, x): return x.double()
+blocks = {'as it is':a_block, 'bottleneck':lambda: nn.Sequential(ConvLayer(4,8), Bottleneck(8,8), Bottleneck(8,16,2)),
+    'stride':lambda: nn.Sequential(ResBlock(4,8,2)), 'a norm for both ways':shares_its_norm,
+    'a shortcut that is broadcast':lambda: a_block(shortcut=Wide()), 'a shortcut in double':lambda: a_block(shortcut=Double()),
+    'a branch of one layer':lambda: a_block(branch=nn.Sequential(ConvLayer(4,4,act_cls=None))),
+    'no branch':lambda: a_block(branch=nn.Sequential()), 'a branch that is a layer':lambda: a_block(branch=conv()),
+    'a branch that ends in a ReLU':lambda: a_block(branch=nn.Sequential(ConvLayer(4,4))),
+    'no norm at the end':lambda: a_block(branch=nn.Sequential(conv(), nn.BatchNorm2d(4), nn.ReLU(), conv())),
+    'a norm before the last layer':lambda: a_block(branch=nn.Sequential(nn.BatchNorm2d(4), nn.ReLU(), ConvLayer(4,4,act_cls=None))),
+    'a norm that is frozen':lambda: a_block(branch=nn.Sequential(ConvLayer(4,4,act_cls=None).requires_grad_(False)))}
+
+@pytest.mark.parametrize('name', blocks)
+def test_a_block_equals_the_plain_one(name):
+    torch.manual_seed(0)
+    net,x = random_norms(blocks[name]()).double(),torch.randn(3,4,9,7).double()
+    for o in (x, x[:1].contiguous(memory_format=torch.channels_last), x.transpose(2,3)): check_same(speed_up(deepcopy(net)), deepcopy(net), o)
+
+def joined(monkeypatch):
+    "Notes how often a block hands its shortcut to the last norm"
+    used,apply = [],speed._NormAct.apply
+    monkeypatch.setattr(speed._NormAct, 'apply', lambda *args: used.append(args[3] is not None) or apply(*args))
+    return used
+
+@needs_cc
+@pytest.mark.parametrize('watch', [None, 'branch', 'branch.1', 'branch.1.1', 'branch.1.0', 'branch.0', 'shortcut', ''])
+def test_a_block_that_is_watched(watch, monkeypatch):
+    "Where the norm's own output would be seen, the three are apart; what sees anything else sees the same"
+    used = joined(monkeypatch)
+    torch.manual_seed(0)
+    net,x = random_norms(ResBlock(4,4)).double(),torch.randn(3,4,6,6).double()
+    def run(net):
+        seen = []
+        if watch is not None: net.get_submodule(watch).register_forward_hook(lambda m,i,o: seen.append(o.detach().clone()))
+        return seen+[with_gradients(net, x)['input']]
+    for a,b in zip(run(speed_up(deepcopy(net))), run(net), strict=True): assert rel(a, b)<1e-10
+    assert sum(used)==(watch not in ('branch','branch.1','branch.1.1'))
+
+@needs_cc
+@pytest.mark.parametrize('what', hard)
+def test_a_block_is_right_where_it_is_hard(what):
+    "As near to double precision as PyTorch's own, or nearer"
+    x = hard[what].float().repeat(1,2,1,1)[:,:4]
+    torch.manual_seed(1)
+    net = random_norms(nn.Sequential(ResBlock(4,4)))
+    net[0].branch = nn.Sequential(ConvLayer(4,4,act_cls=None))
+    random_norms(net)
+    exact = with_gradients(deepcopy(net).double(), x.double())
+    def far(net):
+        res = with_gradients(net, x)
+        return {k: ((res[k].double()-o).abs().max()/o.abs().max().clamp(min=1e-30)).item() for k,o in exact.items()}
+    plain,fast = far(deepcopy(net)),far(speed_up(net))
+    for k in plain: assert fast[k]<max(2*plain[k], 1e-5), k
+
+@needs_cc
+def test_a_block_in_bf16(monkeypatch):
+    "Rounds once where the plain one rounds twice: it is no further from fp32"
+    used = joined(monkeypatch)
+    torch.manual_seed(0)
+    net,x = random_norms(ResBlock(8,8)),torch.randn(8,8,12,12)
+    def run(net, enabled):
+        x_ = x.clone().requires_grad_()
+        with torch.autocast('cpu', torch.bfloat16, enabled=enabled): y = net(x_.bfloat16() if enabled else x_)
+        g, = torch.autograd.grad(y.float().pow(2).mean(), x_)
+        return y.detach().float(),g
+    exact,plain,fast = run(deepcopy(net), False),run(deepcopy(net), True),run(speed_up(net), True)
+    assert any(used)
+    for e,p,f in zip(exact, plain, fast): assert rel(f, e)<1.1*rel(p, e)<.02
+
+def test_what_a_block_keeps_may_lie_elsewhere():
+    torch.manual_seed(0)
+    net,x = random_norms(ResBlock(4,4)),torch.randn(3,4,5,5)
+    def run(net):
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: t.contiguous().numpy(), torch.from_numpy): return with_gradients(net, x)
+    a,b = run(speed_up(deepcopy(net))),with_gradients(net, x)
+    for k in b: assert torch.allclose(a[k], b[k], atol=1e-5), k
+
+@pytest.mark.parametrize('value', [float('nan'), float('inf'), -float('inf')])
+@pytest.mark.parametrize('where', ['shortcut', 'both'])
+def test_a_block_with_numbers_that_are_none(where, value):
+    "What is not a number stays so, forward and back, as in PyTorch's"
+    class Spoils(nn.Module):
+        def forward(self, x): return x+spoiled
+    torch.manual_seed(0)
+    net,x,spoiled = random_norms(ResBlock(4,4)),torch.randn(3,4,5,5),torch.zeros(3,4,5,5)
+    spoiled[1,2,3,3] = value
+    if where=='both': x = x+spoiled
+    else: net.shortcut = Spoils()
+    a,b = with_gradients(speed_up(deepcopy(net)), x),with_gradients(net, x)
+    for k in b: assert torch.allclose(a[k], b[k], 1e-4, 1e-4, equal_nan=True), k
+
+def test_a_block_whose_variance_is_too_large_for_its_format():
+    torch.manual_seed(0)
+    net,x = a_block(branch=nn.Sequential(ConvLayer(4,4,1,act_cls=None))).double(),torch.randn(3,4,5,5).double()
+    nn.init.dirac_(net[1].branch[0][0].weight)
+    x[:,0] *= 1e160
+    a,b = (o[1](x) for o in (speed_up(deepcopy(net)), net))
+    assert torch.allclose(a, b)
+
+def test_a_shortcut_of_another_type():
+    torch.manual_seed(0)
+    net,x = random_norms(a_block(shortcut=Double())),torch.randn(3,4,5,5)
+    a,b = (o(x) for o in (speed_up(deepcopy(net)), net))
+    assert a.dtype==b.dtype==torch.double and torch.allclose(a, b, atol=1e-5)
 
 def test_parameters_are_the_same_objects():
     net = resnet18(10)
@@ -578,14 +698,14 @@ def test_a_convolution_that_is_changed_later(changed):
     assert a is b or torch.equal(a, b)
 
 @needs_cc
-@pytest.mark.parametrize('cc, why', [('cc -Dmoments=other', 'moments'), ('cc -fsyntax-only', 'norm.so')])
+@pytest.mark.parametrize('cc, why', [('cc -Dmoments=other', 'moments'), ('cc -fsyntax-only', 'loops.so')])
 def test_a_library_without_the_loops(monkeypatch, cc, why):
     monkeypatch.setenv('CC', cc)
     assert why in c_loops() and speed_up(one_norm())(torch.randn(2,4,3,3)).shape==(2,4,3,3)
 
 @needs_cc
 def test_no_place_for_the_compiler(monkeypatch):
-    monkeypatch.setattr(speed.tempfile, 'TemporaryDirectory', lambda **kwargs: (_ for _ in ()).throw(OSError('no usable folder')))
+    monkeypatch.setattr(loops.tempfile, 'TemporaryDirectory', lambda **kwargs: (_ for _ in ()).throw(OSError('no usable folder')))
     monkeypatch.setenv('CC', 'cc -DA_NEW_ONE')
     assert 'no usable folder' in c_loops() and speed_up(one_norm())(torch.randn(2,4,3,3)).shape==(2,4,3,3)
 
