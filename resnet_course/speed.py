@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['FastConv2d', 'keep_memory', 'TrimMemory', 'c_loops', 'FastNorm', 'FastSequential', 'FastConvLayer', 'FastBlock',
-           'FastResBlock', 'FastBottleneck', 'speed_up', 'slow_down', 'laid_out', 'FusedAdam', 'fast_learner']
+           'FastResBlock', 'FastBottleneck', 'FastBasicBlock', 'FastBottleneckV1', 'FastBottleneckB', 'speed_up',
+           'slow_down', 'laid_out', 'FusedAdam', 'fast_learner']
 
 # %% ../nbs/13_speed.ipynb #cd597d7a
 import ctypes
@@ -20,6 +21,7 @@ from .kit.loops import bits, call, loops, why_no_loops
 from .training import get_learner
 from .resblock import ResBlock
 from .bottleneck import Bottleneck
+from .classics import BasicBlock, BottleneckB, BottleneckV1
 
 # %% ../nbs/13_speed.ipynb #805048f3
 def _nhwc(x): return x.contiguous(memory_format=torch.channels_last)   # (n, h, w, c) in memory
@@ -305,9 +307,16 @@ class FastResBlock(FastBlock, ResBlock): "The same for the basic block"
 
 class FastBottleneck(FastBlock, Bottleneck): "The same for the bottleneck"
 
+class FastBasicBlock(FastBlock, BasicBlock): "The same for the basic block of 2015"
+
+class FastBottleneckV1(FastBlock, BottleneckV1): "The same for the bottleneck of 2015"
+
+class FastBottleneckB(FastBlock, BottleneckB): "The same for that of ResNet-B"
+
 # %% ../nbs/13_speed.ipynb #bd25b2a7
 _fast = {nn.Conv2d:FastConv2d, nn.BatchNorm2d:FastNorm, nn.Sequential:FastSequential, ConvLayer:FastConvLayer,
-         ResBlock:FastResBlock, Bottleneck:FastBottleneck}
+         ResBlock:FastResBlock, Bottleneck:FastBottleneck, BasicBlock:FastBasicBlock, BottleneckV1:FastBottleneckV1,
+         BottleneckB:FastBottleneckB}
 
 def _swap(model, classes):
     for m in model.modules(): m.__class__ = classes.get(type(m), type(m))

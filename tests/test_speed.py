@@ -278,7 +278,7 @@ def test_a_net_equals_the_plain_one(name):
 
 def count(net): return [sum(type(m) is t for m in net.modules()) for t in (FastConvLayer, FastNorm, FastConv2d)]
 def test_what_is_swapped():
-    for make in (resnet18, resnet50):
+    for make in (resnet18, resnet50, partial(resnet_b, 18), partial(resnet_b, 50), partial(resnet_v1, 50)):
         net = make(10)
         before = [sum(type(m) is t for m in net.modules()) for t in (ConvLayer, nn.BatchNorm2d, nn.Conv2d)]
         assert count(speed_up(net))==before and min(before)>0
