@@ -337,10 +337,10 @@ def beside_others(
     res = []
     for kind,records in kinds.items():
         for (net,size),rows in pd.DataFrame(records['steps']['rows']).groupby(['net','size'], sort=False):
-            rate = rows.set_index('what')['median']
+            rate,spread = (rows.set_index('what')[k] for k in ('median','spread'))
             others = rate.drop(['course',_chapter_step], errors='ignore')
-            res.append({'processor':kind, 'net':net, 'px':size, 'course, images/s':rate['course'],
-                        'the fastest other':others.idxmax(), 'images/s':others.max(), 'times as fast':rate['course']/others.max()})
+            res.append({'processor':kind, 'net':net, 'px':size, 'course, images/s':rate['course'], 'the fastest other':(o:=others.idxmax()),
+                        'images/s':others[o], 'times as fast':rate['course']/others[o], '±':max(spread['course'], spread[o])})
     return pd.DataFrame(res)
 
 # %% ../nbs/tools/bench.ipynb #32cc9525

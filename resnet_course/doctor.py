@@ -61,8 +61,9 @@ def _check_folder(what, folder, way_out, why=None):
     return what, f'{folder}, {free:.0f} GB free', f'only {free:.1f} GB free; make room' if free<1 else None
 
 def _check_data(data):
-    "Which data a run would find; of the folder `data`, if there is one, also every broken photo"
-    from resnet_course.kit.photos import broken_images
+    "Which data a run would find; of the folder `data`, if there is one, also every broken photo, and copies in both splits"
+    from resnet_course.kit.files import shard_index
+    from resnet_course.kit.photos import broken_images, copied_photos
     from resnet_course.kit.shards import class_counts
     from resnet_course.data import course_path, imagenette_on_disk
     name = data or os.environ.get('RESNET_COURSE_DATA') or None
@@ -73,6 +74,8 @@ def _check_data(data):
             path = course_path(name)
             for file,reason in broken_images(path) if data else ():
                 yield 'broken', f'{file} ({reason})', 'repair or remove it'
+            for file,other in copied_photos(path) if data and path.is_dir() and not shard_index(path) else ():
+                yield 'copied', f'{file} is {other}', 'remove one of them: a photo that is trained on cannot be validated on'
             n = {split: sum(counts.values()) for split,counts in class_counts(path).items()}
             yield 'data', f"{name}: {n['train']} photos to train on, {n['val']} to validate on", None
     except (CourseError, OSError) as e:

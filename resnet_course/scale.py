@@ -12,6 +12,7 @@ from datetime import timedelta
 from fastai.vision.all import *
 from fastai.distributed import DistributedTrainer
 from torch import distributed as dist
+from torch.autograd.function import once_differentiable
 from .kit.files import CourseError
 from .kit.ranks import gathered, rank, total
 from .loading import AheadDL
@@ -51,32 +52,51 @@ def joined(
         PartialState._reset_state()
 
 # %% ../nbs/18_scale.ipynb #d4acb27e
-class _Sum(torch.autograd.Function):
-    "The sum of a tensor over all processes; so is its gradient"
+def _all(x):
+    "The `x` of all processes, one below the other"
+    res = x.new_empty(dist.get_world_size(), *x.shape)
+    dist.all_gather(list(res.unbind()), x)
+    return res
+
+class _JointNorm(torch.autograd.Function):
+    "Batch norm, (n, c, h, w), with the statistics of all processes; returns these and the count, too"
     @staticmethod
-    def forward(ctx, x):
-        x = x.clone()
-        dist.all_reduce(x)
-        return x
+    def forward(ctx, x, weight, bias, eps):
+        c,n = x.shape[1],x.numel()//x.shape[1]
+        mean = x.float().mean((0,2,3))
+        var = (x.float()-mean[:,None,None]).square().mean((0,2,3))
+        ns,means,variances = _all(torch.cat([mean.new_tensor([n]), mean, var])).split([1,c,c], 1)
+        share = ns/ns.sum()
+        mean = (share*means).sum(0)
+        var = (share*(variances + (means-mean)**2)).sum(0)
+        ctx.save_for_backward(x, weight, mean, (var+eps).rsqrt(), ns.sum())
+        y = F.batch_norm(x, mean, var, weight, bias, False, eps=eps)
+        ctx.mark_non_differentiable(mean, var)
+        return y, mean, var, ns.sum()
+
     @staticmethod
-    def backward(ctx, g): return _Sum.apply(g.contiguous())
+    @once_differentiable
+    def backward(ctx, g, *_):
+        x,weight,mean,inv,n = ctx.saved_tensors
+        def per_channel(o): return o[:,None,None]
+        x_hat = (x.float()-per_channel(mean))*per_channel(inv)
+        here = torch.stack([g.float().sum((0,2,3)), (g.float()*x_hat).sum((0,2,3))])   # the gradients of bias and weight
+        everywhere = here.clone()
+        dist.all_reduce(everywhere)
+        away,along = everywhere/n
+        dx = per_channel(weight*inv)*(g.float() - per_channel(away) - x_hat*per_channel(along))
+        return dx.to(x.dtype), here[1], here[0], None
 
 class JointNorm(nn.BatchNorm2d):
     "Batch norm with the statistics of the whole batch, of which each process has a part. `nn.SyncBatchNorm` is for GPUs only"
     def forward(self, x):
         if not self.training: return super().forward(x)
-        def per_channel(o): return _Sum.apply(o.sum((0,2,3)))
-        x32 = x.float()
-        n = per_channel(torch.ones_like(x32[:,:1]))
-        mean = per_channel(x32)/n
-        away = x32-mean[:,None,None]
-        var = per_channel(away.square())/n
+        y,mean,var,n = _JointNorm.apply(x, self.weight, self.bias, self.eps)
         with torch.no_grad():
             self.num_batches_tracked.add_(1)
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(var*n/(n-1), self.momentum)
-        scale = self.weight*(var+self.eps).rsqrt()
-        return (away*scale[:,None,None] + self.bias[:,None,None]).to(x.dtype)
+        return y
 
 # %% ../nbs/18_scale.ipynb #88e03762
 def shared_out(f, x):

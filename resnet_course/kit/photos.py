@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['read_photo', 'Photo', 'check_folder', 'photo_files', 'broken_images', 'decode_photo', 'resize_photo', 'load_photo',
-           'class_of', 'check_classes', 'by_class', 'photos_by_class', 'sample_card', 'data_name', 'fingerprint',
-           'data_card']
+           'class_of', 'check_classes', 'by_class', 'photos_by_class', 'copied_photos', 'sample_card', 'data_name',
+           'fingerprint', 'data_card']
 
 # %% ../../nbs/kit/photos.ipynb #63918470
 import difflib, errno, unicodedata
@@ -319,6 +319,18 @@ def photos_by_class(
     folders = [o for o in (path/'train').iterdir() if o.is_dir() and not o.name.startswith('.')]
     check_classes(path, **found, folders=folders)
     return found
+
+# %% ../../nbs/kit/photos.ipynb #bf33091e
+def copied_photos(
+    path:Path # a folder with train/<class>/ and val/<class>/
+) -> list: # of (photo to validate on, photo to train on)
+    "Which photos to validate on are, byte for byte, among those to train on"
+    found = photos_by_class(path)
+    train,val = (sum(map(list, found[split].values()), []) for split in ('train','val'))
+    of_size = groupby(train, lambda f: f.stat().st_size)
+    content = lru_cache(maxsize=None)(lambda f: hashlib.sha256(f.read_bytes()).digest())
+    both = ((f, next((o for o in of_size.get(f.stat().st_size, ()) if content(o)==content(f)), None)) for f in val)
+    return [(f,o) for f,o in both if o]
 
 # %% ../../nbs/kit/photos.ipynb #b66b19bc
 _of_a_sample = dict(n_train=whole(), n_val=whole(), size=whole(1,2**14), seed=whole())
