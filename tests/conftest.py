@@ -145,7 +145,7 @@ def photo_set(path, train=('cat','dog'), val=('cat','dog'), n=4):
     "A folder of `n` photos a class"
     for split,classes in (('train',train),('val',val)):
         for c in classes:
-            for i in range(n): photo(path/split/c/f'{i}.jpg', (40*i,90,200))
+            for i in range(n): photo(path/split/c/f'{i}.jpg', (40*i,30*len(split),200))   # none is a copy of one to train on
     return path
 
 def one_line(err, *parts):

@@ -286,7 +286,7 @@ def test_doctor_lists_broken_photos(command):
     path = photo_set(Path('set'))
     assert command('doctor', '--data', path)[0]==0
     bad = [path/'train'/'cat'/'a.jpg', path/'val'/'dog'/'b.jpg']
-    for f in bad: f.write_text('x')
+    for f in bad: f.write_text(f.name)
     status,out,_ = command('doctor', '--data', path)
     assert status==1 and '2 to mend' in out
     for f in bad:
@@ -299,6 +299,15 @@ def test_a_name_that_cannot_be_printed(tmp_path):
     p = subprocess.run([sys.executable,'-c','from resnet_course.cli import main; main()','doctor','--data',path],
                        env=os.environ|dict(PYTHONIOENCODING='utf-8:strict'), capture_output=True, text=True)
     assert p.returncode==1 and '1 to mend' in p.stdout and 'udcff.jpg' in p.stdout and 'Traceback' not in p.stderr
+
+def test_doctor_names_photos_in_both_splits(command):
+    "Copies under another name, in whichever class; not one of the same size"
+    path = photo_set(Path('set'))
+    (path/'val/cat/other.jpg').write_bytes(data:=(path/'train/dog/2.jpg').read_bytes())
+    (path/'val/dog/like.jpg').write_bytes(data[:-1]+b'0')
+    status,out,_ = command('doctor', '--data', path)
+    line, = (o for o in out.splitlines() if 'copied' in o)
+    assert status and 'val/cat/other.jpg is' in line and 'train/dog/2.jpg' in line and 'remove one of them' in line
 
 @pytest.mark.parametrize('folder', ['nowhere','.'])
 def test_doctor_and_a_folder_that_is_no_set(command, folder):
