@@ -6,7 +6,7 @@ from PIL import Image
 from resnet_course.data import get_data
 from resnet_course.kit.arrays import load_arrays
 from resnet_course.kit.files import CourseError
-from resnet_course.kit.photos import broken_images, fingerprint, Photo, photos_by_class
+from resnet_course.kit.photos import broken_images, fingerprint, Photo, photos_by_class, read_photo
 from resnet_course.loading import cached_data
 from conftest import one_line, photo, photo_set
 
@@ -138,6 +138,17 @@ linux = pytest.mark.skipif(sys.platform!='linux', reason='limits of other system
 def test_pictures_made_to_harm(tmp_path):
     n,refused = run_in_1_gb(tmp_path, bombs())
     assert n==20 and refused>=17
+
+@pytest.mark.parametrize('name,picture', [('a.png', png(8192, 8193, b'')), ('b.jpg', jpeg(8193, 8192)), ('c.tif', tiff(8193, 8192, 64)),
+                                          ('d.tif', tiff(64, 64, 8208))], ids=['png','jpg','tif','tile'])
+def test_one_limit_for_all(tmp_path, name, picture):
+    "It is the course's, which is below Pillow's own; the size in the header is told"
+    (f:=tmp_path/name).write_bytes(picture)
+    with pytest.raises(CourseError, match=r'it has \d+ by \d+ pixels\): make it smaller: up to 67 million are read'): read_photo(f)
+
+def test_a_picture_at_the_limit_is_read(tmp_path):
+    Image.new('L', (8192,8192)).save(f:=tmp_path/'a.png')
+    assert read_photo(f).size==(8192,8192)
 
 @pytest.mark.faults('a picture is damaged', 204)
 @linux

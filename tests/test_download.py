@@ -39,8 +39,8 @@ def head(r, code=200, **headers):
     for k,v in headers.items(): r.send_header(k.replace('_','-'), v)
     r.end_headers()
 
-def silent(r): time.sleep(3)
-def stalls(r): head(r, Content_Length='1000'); r.wfile.write(b'x'*10); time.sleep(3)
+def silent(r): time.sleep(60)
+def stalls(r): head(r, Content_Length='1000'); r.wfile.write(b'x'*10); time.sleep(60)
 def trickles(r):
     head(r, Content_Length='1000')
     for _ in range(60): r.wfile.write(b'x'); r.wfile.flush(); time.sleep(.05)
@@ -79,8 +79,9 @@ def test_a_server_that_misbehaves(served, tmp_path, monkeypatch, how):
     there['a.tgz'] = how
     for i in range(20): there['a.tgz'+'1'*i] = how
     monkeypatch.setattr(download, '_most_bytes', 10**7)
-    e = within(60, lambda: fetch(url+'a.tgz', tmp_path/'in'/'a.tgz', wait=.5))
+    e = within(30, lambda: fetch(url+'a.tgz', tmp_path/'in'/'a.tgz', wait=.5))
     assert isinstance(e, CourseError) and str(e).startswith(f'{url}a.tgz could not be downloaded (') and '\n' not in str(e)
+    assert {endless:'it has more than', trickles:'too slow'}.get(how, '') in str(e)   # and not a full disk, or its end
     assert not list(tmp_path.rglob('*.*'))
 
 def test_what_is_there_is_not_fetched(served, tmp_path):
