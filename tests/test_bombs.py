@@ -1,5 +1,6 @@
 "Pictures and archives that somebody else has made: each is read or refused in one line, in little memory, and nothing is waited for"
 import io, os, random, socket, struct, subprocess, sys, zlib
+from functools import lru_cache
 from pathlib import Path
 import pytest
 from PIL import Image
@@ -145,6 +146,17 @@ def test_one_limit_for_all(tmp_path, name, picture):
     "It is the course's, which is below Pillow's own; the size in the header is told"
     (f:=tmp_path/name).write_bytes(picture)
     with pytest.raises(CourseError, match=r'it has \d+ by \d+ pixels\): make it smaller: up to 67 million are read'): read_photo(f)
+
+made = lru_cache(lambda: dict(bombs()))
+def large(f):
+    with f.open('wb') as o: o.truncate(2**28+1)   # takes no room on the disk
+@pytest.mark.parametrize('name,why', [('parts.png','its header has too many parts'), ('parts.jpg','its header has too many parts'),
+    ('tags.jpg','its tags have too many parts'), ('passes.jpg','it is in 210 passes'), ('large.jpg','it is too large')])
+def test_what_would_take_long_says_so(tmp_path, name, why):
+    f = tmp_path/name
+    if name=='large.jpg': large(f)
+    else: f.write_bytes(made()[name])
+    with pytest.raises(CourseError, match=why): read_photo(f)
 
 def test_a_picture_at_the_limit_is_read(tmp_path):
     Image.new('L', (8192,8192)).save(f:=tmp_path/'a.png')

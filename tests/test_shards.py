@@ -1,5 +1,5 @@
 "Photos in shards: the same ones as in the folder, each once, by each process its own; and a run on them goes on in mid-epoch"
-import sys, fsspec, pyarrow.parquet as pq, pytest, torch
+import sys, fsspec, pyarrow as pa, pyarrow.parquet as pq, pytest, torch
 from fastai.vision.all import *
 from resnet_course.kit.files import CourseError
 from resnet_course.kit.photos import fingerprint, load_photo, photos_by_class
@@ -140,6 +140,17 @@ def test_what_cannot_become_shards(drawn, shards, tmp_path, monkeypatch):
     fails(tmp_path/'other', 'validation-')
     pq.write_table(table.replace_schema_metadata({}), tmp_path/'other'/'validation-0.parquet')
     fails(tmp_path/'other', 'ClassLabel')
+    def others(name, **columns):
+        "A set of somebody else's, like ours but for a column"
+        (tmp_path/name).mkdir()
+        new = table
+        for k,o in columns.items(): new = new.set_column(new.schema.get_field_index(k), new.schema.field(k), [o])
+        for split in ('train','validation'): pq.write_table(new, tmp_path/name/f'{split}-0.parquet')
+        return tmp_path/name
+    fails(others('unlabelled', label=[-1]*len(table)), 'have no class')
+    fails(others('more', label=[99]*len(table)), 'have no class')
+    paths = [dict(bytes=None, path=o['path']) for o in table['image'].to_pylist()]
+    fails(others('paths', image=pa.array(paths, table.schema.field('image').type)), 'the paths of photos')
     shutil.copytree(shards, tmp_path/'there')
     fails(drawn, 'there', 'already', dest='there')
     monkeypatch.setitem(sys.modules, 'pyarrow.parquet', None)
