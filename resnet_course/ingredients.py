@@ -14,7 +14,7 @@ from .kit.files import CourseError
 from .kit.costs import copied, layer_costs
 from .resblock import ResBlock
 from .loading import PhotoCrops
-from .speed import FusedAdam, laid_out
+from .speed import FastBlock, FusedAdam, laid_out
 
 # %% ../nbs/14_ingredients.ipynb #aac2d426
 class AlternatingCrops(PhotoCrops):
@@ -241,5 +241,5 @@ def with_activation(
         for name,child in list(m._modules.items()):
             forward = getattr(type(child), 'forward', None)
             if forward is nn.ReLU.forward: m._modules[name] = swapped.setdefault(child, act())
-            elif forward is ResBlock.forward: m._modules[name] = swapped.setdefault(child, ActBlock(child, act()))
+            elif forward in (ResBlock.forward, FastBlock.forward): m._modules[name] = swapped.setdefault(child, ActBlock(child, act()))
     return net

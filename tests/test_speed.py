@@ -18,6 +18,7 @@ from resnet_course.resnet import ResNet, resnet18
 from resnet_course.bottleneck import Bottleneck, resnet50
 from resnet_course.classics import resnet_b, resnet_v1
 from resnet_course.preact import preact_resnet
+from resnet_course.ingredients import blur_pool, pool_not_stride, pool_shortcuts, with_activation
 from resnet_course.loading import cached_data
 from resnet_course.speed import (_ConvAsProduct, _loops, c_loops, fast_learner, FastBlock, FastConv2d, FastConvLayer, FastNorm,
                                  FastSequential, FusedAdam, slow_down, speed_up, TrimMemory)
@@ -676,6 +677,17 @@ def test_compiled_and_traced_in_training():
     from torch.fx.experimental.proxy_tensor import make_fx
     assert torch.allclose(make_fx(fast)(x)(x), expected, atol=1e-5)
     assert torch.allclose(torch.jit.trace(fast, x, check_trace=False)(x), expected, atol=1e-5)
+    net = random_norms(nn.Sequential(ResBlock(4,8,2), ResBlock(8,8)))
+    fast,expected = speed_up(deepcopy(net)),net(x)
+    assert torch.allclose(torch.compile(fast, backend='eager', fullgraph=True)(x), expected, atol=1e-5)
+    assert torch.allclose(make_fx(fast)(x)(x), expected, atol=1e-5)
+
+def test_what_is_made_of_a_net_later():
+    "Whatever an ingredient changes, before or after makes no difference"
+    torch.manual_seed(0)
+    net,x = random_norms(ResNet(5, [1,1,2,1])).double(),torch.randn(2,3,64,64).double()
+    for change in (partial(with_activation, act=nn.Mish), partial(pool_not_stride, pool=blur_pool), partial(pool_shortcuts, pool=blur_pool)):
+        check_same(change(speed_up(deepcopy(net))), change(deepcopy(net)), x)
 
 def test_slow_down_takes_it_back():
     net = resnet18(10)
