@@ -303,11 +303,11 @@ def test_a_name_that_cannot_be_printed(tmp_path):
 def test_doctor_names_photos_in_both_splits(command):
     "Copies under another name, in whichever class; not one of the same size"
     path = photo_set(Path('set'))
-    (path/'val/cat/other.jpg').write_bytes(data:=(path/'train/dog/2.jpg').read_bytes())
+    (path/'val/cat/other.jpg').write_bytes(data:=photo(path/'train/dog/own.jpg', (1,2,3)).read_bytes())
     (path/'val/dog/like.jpg').write_bytes(data[:-1]+b'0')
     status,out,_ = command('doctor', '--data', path)
     line, = (o for o in out.splitlines() if 'copied' in o)
-    assert status and 'val/cat/other.jpg is' in line and 'train/dog/2.jpg' in line and 'remove one of them' in line
+    assert status and 'val/cat/other.jpg is' in line and 'train/dog/own.jpg' in line and 'remove one of them' in line
 
 @pytest.mark.parametrize('folder', ['nowhere','.'])
 def test_doctor_and_a_folder_that_is_no_set(command, folder):
