@@ -87,6 +87,7 @@ class _JointNorm(torch.autograd.Function):
         dx = per_channel(weight*inv)*(g.float() - per_channel(away) - x_hat*per_channel(along))
         return dx.to(x.dtype), here[1], here[0], None
 
+# %% ../nbs/18_scale.ipynb #fa984c45
 class JointNorm(nn.BatchNorm2d):
     "Batch norm with the statistics of the whole batch, of which each process has a part. `nn.SyncBatchNorm` is for GPUs only"
     def forward(self, x):

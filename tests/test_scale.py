@@ -135,6 +135,10 @@ def run(n, *words):
     p = subprocess.run([*map(str, (*start, worker, 'run', *words))], env=env, capture_output=True, text=True, timeout=600)
     return p.returncode,p.stderr[-2000:]
 
+def run_to_the_end(*args):
+    rc,err = run(*args)
+    assert rc==0, err
+
 def files(out): return {o.suffix:o for o in out.iterdir() if o.suffix}
 
 long = pytest.mark.long
@@ -146,10 +150,10 @@ def test_a_run_that_is_stopped_is_the_whole_run(opt, before, after, drawn, tmp_p
     assert rc, err
     saved = torch.load(files(out)['.pt'], weights_only=True)
     assert (saved['epoch'],saved['iter'])==(1,2)
-    assert run(after, drawn, out, opt)==(0,'')
+    run_to_the_end(after, drawn, out, opt)
     began = [torch.load(o, weights_only=True) for o in sorted(out.glob('began*'))]
     assert len(began)==after and all(same(o, saved) for o in began)
-    assert run(before, drawn, whole:=tmp_path/'whole', opt)==(0,'')
+    run_to_the_end(before, drawn, whole:=tmp_path/'whole', opt)
     ends = [torch.load(files(o)['.pt'], weights_only=True) for o in (out,whole)]
     if before==after: assert same(*ends) and files(out)['.safetensors'].read_bytes()==files(whole)['.safetensors'].read_bytes()
     else:
