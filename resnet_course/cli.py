@@ -121,14 +121,14 @@ def _ladder(path, settings, epochs, precision):
     from resnet_course.data import get_data
     from resnet_course.recipe import course_nets
     from resnet_course.training import Experiment
-    name,rate,learner = data_name(path),3e-3,dict(precision=precision)
+    name,usual,rate,learner = data_name(path),5,3e-3,dict(precision=precision)
     if name=='sample': # its few steps have to go further than chapter 14's; memory takes their time, not products
         from resnet_course.speed import FusedAdam, keep_memory
         keep_memory()
-        rate,learner = 2e-2,dict(precision=precision or 'fp32', opt_func=FusedAdam)
+        usual,rate,learner = 3,1.2e-2,dict(precision=precision or 'fp32', opt_func=FusedAdam)
     return Experiment(f'ladder-{name}', 'chapter14' if settings['bs']==128 else 'small',
-        {r:course_nets[r] for r in rungs}, lambda path: get_data(path, **settings), settings['resize'], epochs, rate, data=path,
-        command=('ladder',), options=dict(data=name, precision=precision), learner=learner, about=dict(settings=settings))
+        {r:course_nets[r] for r in rungs}, lambda path: get_data(path, **settings), settings['resize'], epochs or usual, rate,
+        data=path, command=('ladder',), options=dict(data=name, precision=precision), learner=learner, about=dict(settings=settings))
 
 _on_photos = dict(fcn=64.6, resblock=65.8, resblock2=67.7, resnet18=74.4, resnet50=75.0)
 
@@ -142,7 +142,7 @@ def _about_data(name, models):
 @app.command()
 def ladder(
     data:Annotated[Optional[str], _data]=None,
-    epochs:Annotated[int, typer.Option(help="epochs for each model", callback=_check_epochs)]=5,
+    epochs:Annotated[Optional[int], _epochs]=None,
     seed:Annotated[int, _seed]=42,
     models:Annotated[str, typer.Option(help="which rungs, separated by commas")]=','.join(rungs),
     out:Annotated[Optional[Path], typer.Option(help="folder for the results", show_default='runs/ladder-<data>')]=None,
