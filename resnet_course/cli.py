@@ -119,24 +119,24 @@ def _ladder(path, settings, epochs, precision):
     "The rungs as an `Experiment`"
     from resnet_course.kit.photos import data_name
     from resnet_course.data import get_data
+    from resnet_course.loading import cached_chapter_data
     from resnet_course.recipe import course_nets
     from resnet_course.training import Experiment
-    name,usual,rate,learner = data_name(path),5,3e-3,dict(precision=precision)
+    name,usual,rate,load,learner = data_name(path),5,3e-3,get_data,dict(precision=precision)
     if name=='sample': # its few steps have to go further than chapter 14's; memory takes their time, not products
         from resnet_course.speed import FusedAdam, keep_memory
         keep_memory()
-        usual,rate,learner = 3,1.2e-2,dict(precision=precision or 'fp32', opt_func=FusedAdam)
-    return Experiment(f'ladder-{name}', 'chapter14' if settings['bs']==128 else 'small',
-        {r:course_nets[r] for r in rungs}, lambda path: get_data(path, **settings), settings['resize'], epochs or usual, rate,
-        data=path, command=('ladder',), options=dict(data=name, precision=precision), learner=learner, about=dict(settings=settings))
+        usual,rate,load,learner = 4,2e-2,cached_chapter_data,dict(precision=precision or 'fp32', opt_func=FusedAdam)
+    return Experiment(f'ladder-{name}', 'chapter14' if settings['bs']==128 else 'small', {r:course_nets[r] for r in rungs},
+        lambda path: load(path, **settings), settings['resize'], epochs or usual, rate, data=path, command=('ladder',),
+        options=dict(data=name, precision=precision), learner=learner, about=dict(settings=settings))
 
 _on_photos = dict(fcn=64.6, resblock=65.8, resblock2=67.7, resnet18=74.4, resnet50=75.0)
 
 def _about_data(name, models):
     "Which pictures these are; for the sample, what to expect on photos"
     if name!='sample': return f'data: {name}'
-    rows = ', '.join(f'{o} {_on_photos[o]}%' for o in models)
-    return f"data: sample, which the course draws. On photos, Imagenette's in 5 epochs, expect {rows}"
+    return "data: sample, which the course draws. On photos, Imagenette's in 5 epochs: " + ', '.join(f'{o} {_on_photos[o]}%' for o in models)
 
 # %% ../nbs/tools/cli.ipynb #eacc1c3c
 @app.command()
