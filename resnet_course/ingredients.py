@@ -12,6 +12,7 @@ from itertools import chain
 from fastai.vision.all import *
 from .kit.files import CourseError
 from .kit.costs import copied, layer_costs
+from .training import choose_precision
 from .resblock import ResBlock
 from .loading import PhotoCrops
 from .speed import FastBlock, FusedAdam, laid_out
@@ -53,18 +54,23 @@ def _two_rounds(gram):
     gram = first@gram@first   # that of first@x
     return one_round()@first
 
+def _products(device):   # what these rounds are computed in
+    return torch.bfloat16 if choose_precision(device)[0]=='bf16' else torch.float32
+
 def orthogonal(
     g:Tensor, # (n, rows, columns): matrices of one shape
 ) -> Tensor: # the same, in bf16
-    "Matrices with their singular values brought near 1, by four of Newton and Schulz's rounds. Jordan 2024"
+    """Matrices with their singular values brought near 1, by four of Newton and Schulz's rounds. Jordan 2024.
+    Products are in bf16 where `choose_precision` finds that fast, and else in fp32"""
     tall = g.shape[1]>g.shape[2]
-    x = (g.mT if tall else g).bfloat16()
+    dtype = _products(g.device)
+    x = (g.mT if tall else g).to(dtype)
     gram = (x@x.mT).float()
     largest = gram.amax((1,2), keepdim=True).clamp(min=1e-37)   # so that no square is too small for a float
     norm = largest*torch.linalg.matrix_norm(gram/largest, keepdim=True).clamp(min=1)   # 1 for a gradient of zeros
-    x = (_two_rounds((gram/norm).bfloat16())*norm.rsqrt()).bfloat16()@x
+    x = (_two_rounds((gram/norm).to(dtype))*norm.rsqrt()).to(dtype)@x
     x = _two_rounds(x@x.mT)@x
-    return x.mT if tall else x
+    return (x.mT if tall else x).bfloat16()
 
 # %% ../nbs/14_ingredients.ipynb #f49d3bbb
 _rms = .2   # root mean square of a step, in learning rates, as Adam's often are. Liu et al. 2025

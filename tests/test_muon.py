@@ -3,6 +3,8 @@ import pytest, torch
 from copy import deepcopy
 from torch import nn
 from resnet_course.kit.files import CourseError
+from torch.utils._python_dispatch import TorchDispatchMode
+from resnet_course import ingredients
 from resnet_course.ingredients import Muon, orthogonal
 
 A,B,C = 3.4445,-4.775,2.0315
@@ -52,6 +54,23 @@ def test_nothing_grows_beyond_bounds(shape, rank):
 def test_matrices_do_not_mix():
     many = torch.stack([matrix((12,30), seed=o)*10.**o for o in range(-3,4)])
     for x,y in zip(many, orthogonal(many)): assert torch.allclose(orthogonal(x[None])[0].float(), y.float(), atol=.02)
+
+class Formats(TorchDispatchMode):
+    "Notes in which formats matrices are multiplied"
+    def __init__(self): super().__init__(); self.seen = set()
+    def __torch_dispatch__(self, f, types, args=(), kwargs=None):
+        if f.overloadpacket in (torch.ops.aten.bmm, torch.ops.aten.mm, torch.ops.aten.baddbmm): self.seen.add(args[-1].dtype)
+        return f(*args, **(kwargs or {}))
+
+@pytest.mark.parametrize('precision, dtype', [('bf16',torch.bfloat16), ('fp16',torch.float32), ('fp32',torch.float32)])
+@pytest.mark.parametrize('shape', [(16,90), (90,16)])
+def test_products_are_in_a_format_that_the_device_is_fast_at(precision, dtype, shape, monkeypatch):
+    "A processor without units for bf16 takes 60 times as long in it as in fp32"
+    monkeypatch.setattr(ingredients, 'choose_precision', lambda device: (precision, ''))
+    g = matrix(shape)
+    with Formats() as formats: y = orthogonal(g[None])
+    assert formats.seen=={dtype} and y.dtype==torch.bfloat16
+    assert (y[0].double()-by_definition(g)).norm()/by_definition(g).norm() < (.08 if dtype==torch.bfloat16 else .01)
 
 def test_a_gradient_of_zeros_stays_one():
     g = torch.stack([torch.zeros(4,9), matrix((4,9))])

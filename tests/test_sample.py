@@ -1,7 +1,7 @@
-"What the drawn sample must show: the recorded ladder climbs on it, and colours alone do not climb so far"
+"What the drawn sample must show: the recorded ladder, which is the command's, climbs on it"
 from pathlib import Path
 import pytest
-from resnet_course.cli import rungs
+from resnet_course.cli import _ladder, rungs
 from resnet_course.data import course_path, run_settings
 from resnet_course.kit.results import results, summary
 
@@ -19,3 +19,15 @@ def test_the_ladder_climbs(lower, upper): assert means[upper] >= means[lower]
 def test_resnet18_is_far_above_the_baseline_and_nothing_is_solved():
     assert means['resnet18'] >= means['fcn']+.1
     assert runs.accuracy.max() < .98
+
+def test_the_records_are_of_the_ladder_as_it_is():
+    path = course_path('sample')
+    exp,rec = _ladder(path, run_settings(path), None, None),runs.record[0]
+    assert (exp.epochs, exp.lr, exp.learner['precision'])==(rec['epochs'], rec['lr'], rec['precision'])
+    assert rec['settings']==run_settings(path)
+
+def test_photos_get_chapter_14s_epochs_and_rate(tmp_path):
+    settings = dict(presize=160, resize=128, bs=128)
+    exp = _ladder(tmp_path, settings, None, None)
+    assert (exp.epochs, exp.lr, exp.recipe)==(5, 3e-3, 'chapter14')
+    assert _ladder(tmp_path, settings, 2, None).epochs==2
