@@ -136,7 +136,7 @@ _on_photos = dict(fcn=64.6, resblock=65.8, resblock2=67.7, resnet18=74.4, resnet
 def _about_data(name, models):
     "Which pictures these are; for the sample, what to expect on photos"
     if name!='sample': return f'data: {name}'
-    return "data: sample, which the course draws. On photos, Imagenette's in 5 epochs: " + ', '.join(f'{o} {_on_photos[o]}%' for o in models)
+    return "data: sample, which the course draws. On photos, Imagenette's in 5 epochs, expect " + ', '.join(f'{o} {_on_photos[o]}%' for o in models)
 
 # %% ../nbs/tools/cli.ipynb #eacc1c3c
 @app.command()
