@@ -121,15 +121,14 @@ def _ladder(path, settings, epochs, precision):
     from resnet_course.data import get_data
     from resnet_course.loading import cached_chapter_data
     from resnet_course.recipe import course_nets
-    from resnet_course.training import Experiment
-    name,usual,rate,load,learner = data_name(path),5,3e-3,get_data,dict(precision=precision)
+    from resnet_course.training import Experiment, get_learner
+    name,usual,rate,load,maker,learner = data_name(path),5,3e-3,get_data,get_learner,dict(precision=precision)
     if name=='sample': # its few steps have to go further than chapter 14's; memory takes their time, not products
-        from resnet_course.speed import FusedAdam, keep_memory
-        keep_memory()
-        usual,rate,load,learner = 4,2e-2,cached_chapter_data,dict(precision=precision or 'fp32', opt_func=FusedAdam)
+        from resnet_course.speed import fast_learner
+        usual,rate,load,maker,learner = 4,2e-2,cached_chapter_data,fast_learner,dict(precision=precision or 'fp32')
     return Experiment(f'ladder-{name}', 'chapter14' if settings['bs']==128 else 'small', {r:course_nets[r] for r in rungs},
         lambda path: load(path, **settings), settings['resize'], epochs or usual, rate, data=path, command=('ladder',),
-        options=dict(data=name, precision=precision), learner=learner, about=dict(settings=settings))
+        options=dict(data=name, precision=precision), maker=maker, learner=learner, about=dict(settings=settings))
 
 _on_photos = dict(fcn=64.6, resblock=65.8, resblock2=67.7, resnet18=74.4, resnet50=75.0)
 

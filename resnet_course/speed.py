@@ -9,6 +9,7 @@ __all__ = ['FastConv2d', 'keep_memory', 'TrimMemory', 'c_loops', 'FastNorm', 'Fa
 
 # %% ../nbs/13_speed.ipynb #cd597d7a
 import ctypes
+from contextlib import suppress
 from torch.autograd import forward_ad
 from torch.nn.modules.module import _has_any_global_hook
 from torch.utils._python_dispatch import _get_current_dispatch_mode
@@ -88,22 +89,28 @@ class _Fast:
     def __prepare_scriptable__(self):   # `torch.jit.script` calls it, which cannot read our code: the plain class again
         return slow_down(self)
 
+def _product_format(*formats): # bf16, fp32 or None
+    "What PyTorch's convolution would multiply numbers of these formats in, if a product can do the same"
+    fp32,bf16 = torch.float32,torch.bfloat16
+    if torch.is_autocast_enabled('cpu'): return bf16 if torch.get_autocast_dtype('cpu')==bf16 and set(formats)<={fp32,bf16} else None
+    with suppress(RuntimeError):   # raised where somebody set how products alone are rounded
+        if set(formats)=={fp32} and torch.get_float32_matmul_precision()=='highest': return fp32
+
 class FastConv2d(_Fast, nn.Conv2d):
-    "A convolution, trained in bf16 on a CPU as a matrix product if it is 1x1 or its map is small"
-    def _pays(self, x):
+    "A convolution, trained on a CPU as a matrix product if its map is small; in bf16 also if it is 1x1"
+    def _product(self, x):   # what one is computed in, where it pays
         w,sizes = self.weight,(self.kernel_size, self.stride, self.padding)
-        bf16 = torch.is_autocast_enabled('cpu') and torch.get_autocast_dtype('cpu')==torch.bfloat16
-        if not (bf16 and self.training and self.bias is None and _is_ordinary(x, w)): return False
-        if not all(isinstance(o, tuple) and o==o[:1]*2 for o in sizes): return False
+        if not (self.training and self.bias is None and _is_ordinary(x, w)): return
+        if not all(isinstance(o, tuple) and o==o[:1]*2 for o in sizes): return
         (ks,_),(stride,_),(padding,_) = sizes
-        return (ks>0 and stride>0 and padding>=0 and self.groups==1 and self.dilation==(1,1)
-                and self.padding_mode=='zeros' and {x.dtype,w.dtype} <= {torch.float32,torch.bfloat16} and x.ndim==4
-                and len(x)>0 and w.shape[1:]==(x.shape[1],ks,ks)
-                and ((ks,stride,padding)==(1,1,0) or (x.shape[2]//stride)*(x.shape[3]//stride)<=64))
+        bf16 = (dtype:=_product_format(x.dtype, w.dtype))==torch.bfloat16
+        if (ks>0 and stride>0 and padding>=0 and self.groups==1 and self.dilation==(1,1) and self.padding_mode=='zeros' and x.ndim==4
+            and len(x)>0 and w.shape[1:]==(x.shape[1],ks,ks) and (bf16 and (ks,stride,padding)==(1,1,0)
+                or (x.shape[2]//stride)*(x.shape[3]//stride)<=(64 if bf16 else 16))): return dtype
     def forward(self, x):
-        if not self._pays(x): return super().forward(x)
+        if not (dtype:=self._product(x)): return super().forward(x)
         with torch.autocast('cpu', enabled=False):
-            return _ConvAsProduct.apply(_nhwc(x.bfloat16()), self.weight.bfloat16(), self.stride[0], self.padding[0])
+            return _ConvAsProduct.apply(_nhwc(x.to(dtype)), self.weight.to(dtype), self.stride[0], self.padding[0])
 
 # %% ../nbs/13_speed.ipynb #931c8650
 def keep_memory() -> bool: # whether the C library understood

@@ -129,7 +129,8 @@ class Experiment:
     lr:float # the highest learning rate
     data:str=None # for `course_path`
     presize:int=160 # for `course_path`
-    learner:dict=field(default_factory=dict) # keyword arguments of `get_learner`
+    learner:dict=field(default_factory=dict) # keyword arguments of `maker`
+    maker:callable=get_learner # called with `DataLoaders`, net and these, to a `Learner`
     fit:callable=Learner.fit_one_cycle # called with learner, epochs, lr and `cbs`
     after:callable=None # what is done with a trained net, as in `measured_fit`
     command:tuple=('experiment','{name}') # words of the command that makes a run again
@@ -151,7 +152,7 @@ class Experiment:
         check_free(file, resume, overwrite)
         set_seed(seed)
         dls = self.loaders(course_path(self.data, self.presize))
-        learn = get_learner(dls, self.nets[model](dls.c), **self.learner)
+        learn = self.maker(dls, self.nets[model](dls.c), **self.learner)
         words = [self.name if o=='{name}' else o for o in self.command]
         command = command_line(*words, **self.options, epochs=self.epochs, seed=seed, models=model)
         return measured_fit(learn, self.epochs, self.lr, file, resume, self.fit, self.after, model=model,

@@ -220,26 +220,60 @@ def test_convolution_as_a_product(ks, stride, padding, h, w):
 
 def fast_conv(*args, **kwargs): return speed_up(nn.Sequential(nn.Conv2d(*args, **kwargs)))[0]
 
-def test_when_a_convolution_is_a_product(monkeypatch):
-    "Is used up to 8x8 and for 1x1, agrees with fp32 within bf16's rounding, and leaves the rest alone"
-    used = []
-    apply = _ConvAsProduct.apply
-    monkeypatch.setattr(_ConvAsProduct, 'apply', lambda *args: used.append(1) or apply(*args))
+@pytest.fixture
+def products(monkeypatch):
+    "A list that grows with each convolution that is made as a product"
+    made,apply = [],_ConvAsProduct.apply
+    monkeypatch.setattr(_ConvAsProduct, 'apply', lambda *args: made.append(args[0].dtype) or apply(*args))
+    return made
+
+@pytest.mark.parametrize('bf16, eps', [(True,.015), (False,1e-5)])
+def test_when_a_convolution_is_a_product(products, bf16, eps):
+    "In bf16 up to 8x8 and for 1x1, in fp32 up to 4x4; it agrees with PyTorch's in fp32 within rounding, and leaves the rest alone"
     torch.manual_seed(0)
-    for ks,size,stride,n in ((3,8,1,1), (3,16,2,1), (3,9,1,0), (3,20,2,0), (5,8,1,1), (1,8,1,1), (1,20,1,1), (1,20,2,0)):
+    def autocast(): return torch.autocast('cpu', torch.bfloat16, enabled=bf16)
+    dtype,sizes = (torch.bfloat16,(4,8,8)) if bf16 else (torch.float32,(2,4,0))   # a small one, and the largest map that pays
+    small,largest,any_1x1 = sizes
+    for ks,size,stride,yes in ((3,small,1,True), (3,largest,1,True), (3,2*largest,2,True), (3,largest+1,1,False), (5,largest,1,True),
+                               (3,2*largest+2,2,False), (1,largest,1,True), (1,20,1,bf16), (1,20,2,False)):
         conv = fast_conv(16, 24, ks, stride, padding=ks//2, bias=False)
         x = torch.randn(4, 16, size, size, requires_grad=True)
-        used.clear()
-        with torch.autocast('cpu', torch.bfloat16): y = conv(x)
-        assert len(used)==n and y.dtype==torch.bfloat16
+        products.clear()
+        with autocast(): y = conv(x)
+        assert products==[dtype]*yes and y.dtype==dtype, (ks, size, stride)
         g = torch.randn_like(y)
         plain = nn.Conv2d.forward(conv, x)
+        assert rel(y.float(), plain)<eps
         a,b = (torch.autograd.grad(o, (x, conv.weight), g.to(o.dtype)) for o in (y, plain))
-        for p,q in zip(a, b): assert p.dtype==torch.float32 and rel(p, q)<.015
-        used.clear()
+        for p,q in zip(a, b): assert p.dtype==torch.float32 and rel(p, q)<eps
+        products.clear()
+        with autocast(): conv.eval()(x)
+        assert not products
+
+def told(how): return torch.set_float32_matmul_precision(how)
+def told_for_the_cpu(how): torch.backends.mkldnn.matmul.fp32_precision = how
+
+@pytest.mark.parametrize('tell, how, back', [(told,'medium','highest'), (told,'high','highest'), (told_for_the_cpu,'bf16','none')])
+def test_fp32_that_may_be_rounded_in_products_is_left_alone(products, tell, how, back):
+    "For then a product and a convolution are not the same, on a machine that takes it up"
+    if tell is told_for_the_cpu and not hasattr(torch.backends.mkldnn, 'matmul'): pytest.skip('an older PyTorch')
+    conv,x = fast_conv(16, 24, 3, padding=1, bias=False),torch.randn(2,16,4,4)
+    try:
+        tell(how)
         conv(x)
-        with torch.autocast('cpu', torch.bfloat16): conv.eval()(x)
-        assert not used
+        assert not products
+    finally: tell(back)
+    conv(x)
+    assert products==[torch.float32]
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.double])
+def test_other_formats_are_left_alone(products, dtype):
+    "Numbers and weights that are not fp32, and autocast to fp16"
+    conv,x = nn.Conv2d(16, 24, 3, padding=1, bias=False),torch.randn(2,16,4,4)
+    fast = speed_up(nn.Sequential(deepcopy(conv)))[0]
+    assert torch.equal(fast.to(dtype)(x.to(dtype)), conv.to(dtype)(x.to(dtype))) and not products
+    with torch.autocast('cpu', torch.float16): fast.float()(x)
+    assert not products
 
 @pytest.mark.parametrize('odd', [dict(bias=True), dict(groups=2), dict(dilation=2), dict(padding='same'),
                                  dict(stride=(2,1)), dict(padding=(1,0)), dict(padding_mode='reflect', padding=1)])
