@@ -68,8 +68,12 @@ def orthogonal(
     gram = (x@x.mT).float()
     largest = gram.amax((1,2), keepdim=True).clamp(min=1e-37)   # so that no square is too small for a float
     norm = largest*torch.linalg.matrix_norm(gram/largest, keepdim=True).clamp(min=1)   # 1 for a gradient of zeros
-    x = (_two_rounds((gram/norm).to(dtype))*norm.rsqrt()).to(dtype)@x
-    x = _two_rounds(x@x.mT)@x
+    gram = (gram/norm).to(dtype)
+    first,scale = _two_rounds(gram),norm.rsqrt()
+    if dtype==torch.float32: x = _two_rounds(first@gram@first)@first*scale@x   # what is weak is not lost
+    else:
+        x = (first*scale).to(dtype)@x
+        x = _two_rounds(x@x.mT)@x
     return (x.mT if tall else x).bfloat16()
 
 # %% ../nbs/14_ingredients.ipynb #f49d3bbb

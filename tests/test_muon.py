@@ -27,16 +27,31 @@ def matrix(shape, spread=.5, seed=0):
     s = torch.linspace(1, 1-spread, min(shape), dtype=torch.double)
     return (u*s@v).float()
 
+@pytest.fixture(params=['as here', torch.float32])
+def products(request, monkeypatch):
+    "What products are computed in: as this device is fast, and fp32, where rounds are taken together"
+    if request.param!='as here': monkeypatch.setattr(ingredients, '_products', lambda device: request.param)
+
 shapes = [(8,40), (40,8), (16,16), (1,9), (9,1), (64,576), (32,27), (128,64)]
 @pytest.mark.parametrize('shape', shapes)
 @pytest.mark.parametrize('scale', [1e-15, 1e-4, 1., 1e9])
-def test_orthogonal_is_four_rounds(shape, scale):
+def test_orthogonal_is_four_rounds(shape, scale, products):
     g = matrix(shape)
     y,expected = orthogonal(scale*g[None])[0].double(),by_definition(g)
     assert y.shape==g.shape and (y-expected).norm()/expected.norm() < .08
 
+@pytest.mark.parametrize('weakest', [.5, .97, .9999])
+@pytest.mark.parametrize('shape', [(48,300), (300,48), (512,4608)])
+def test_rounds_in_fp32_are_those_one_by_one(shape, weakest, monkeypatch):
+    "In each of the gradient's directions, the weakest included, whose square is near what fp32 can tell from 0"
+    monkeypatch.setattr(ingredients, '_products', lambda device: torch.float32)
+    g = matrix(shape, weakest)
+    u,_,v = torch.linalg.svd(g.double(), full_matrices=False)
+    got,expected = ((u.T@o.double()@v.T).diagonal() for o in (orthogonal(g[None])[0], by_definition(g)))
+    assert ((got-expected)/expected).abs().max() < .01   # the result is rounded to bf16
+
 @pytest.mark.parametrize('weakest', [.5, .9, .97])
-def test_weak_directions_grow(weakest):
+def test_weak_directions_grow(weakest, products):
     "The singular values in the directions of the gradient come near 1, whatever they were"
     g = matrix((48,300), weakest)
     u,_,v = torch.linalg.svd(g.double(), full_matrices=False)
@@ -45,7 +60,7 @@ def test_weak_directions_grow(weakest):
 
 @pytest.mark.parametrize('rank', [1, 2, 5])
 @pytest.mark.parametrize('shape', [(64,576), (512,4608), (256,64)])
-def test_nothing_grows_beyond_bounds(shape, rank):
+def test_nothing_grows_beyond_bounds(shape, rank, products):
     "Where most singular values are 0, rounding makes small ones of them, which must not explode"
     torch.manual_seed(rank)
     g = torch.randn(shape[0], rank)@torch.randn(rank, shape[1])
