@@ -3,6 +3,8 @@ from pathlib import Path
 import pytest
 from resnet_course.cli import _ladder, rungs
 from resnet_course.data import course_path, run_settings
+from resnet_course.kit.checkpoint import first_batch
+from resnet_course.kit.identity import run_setup
 from resnet_course.kit.results import results, summary
 
 runs = results(Path(__file__).parent.parent/'results'/'sample')
@@ -22,9 +24,14 @@ def test_resnet18_is_far_above_the_baseline_and_nothing_is_solved():
 
 def test_the_records_are_of_the_ladder_as_it_is():
     path = course_path('sample')
-    exp,rec = _ladder(path, run_settings(path), None, None),runs.record[0]
-    assert (exp.epochs, exp.lr, exp.learner['precision'])==(rec['epochs'], rec['lr'], rec['precision'])
-    assert rec['settings']==run_settings(path)
+    exp = _ladder(path, run_settings(path), None, None)
+    dls = exp.loaders(path)
+    for rec in runs.record[runs.seed==42]:
+        assert (exp.epochs, exp.lr, exp.learner['precision'])==(rec['epochs'], rec['lr'], rec['precision'])
+        assert rec['settings']==run_settings(path)
+        learn = exp.maker(dls, exp.nets[rec['model']](dls.c), **exp.learner)
+        setup = run_setup(learn, exp.fit, first_batch(dls)[0])
+        for k in ('net','batch_size','optimiser','loss','transforms','callbacks','schedule'): assert setup[k]==rec['setup'][k], k
 
 def test_photos_get_chapter_14s_epochs_and_rate(tmp_path):
     settings = dict(presize=160, resize=128, bs=128)
