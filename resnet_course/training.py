@@ -136,7 +136,6 @@ class Experiment:
     command:tuple=('experiment','{name}') # words of the command that makes a run again
     options:dict=field(default_factory=dict) # and its options beyond epochs, seed and models
     about:dict=field(default_factory=dict) # what else the records say
-
     def run(self,
         model:str, # one of `nets`
         seed:int=42, # of weights, shuffling and augmentation
