@@ -104,7 +104,7 @@ class FastConv2d(_Fast, nn.Conv2d):
         if not all(isinstance(o, tuple) and o==o[:1]*2 for o in sizes): return
         (ks,_),(stride,_),(padding,_) = sizes
         bf16 = (dtype:=_product_format(x.dtype, w.dtype))==torch.bfloat16
-        if (ks>0 and stride>0 and padding>=0 and self.groups==1 and self.dilation==(1,1) and self.padding_mode=='zeros' and x.ndim==4
+        if (0<ks<8 and stride>0 and padding>=0 and self.groups==1 and self.dilation==(1,1) and self.padding_mode=='zeros' and x.ndim==4
             and len(x)>0 and w.shape[1:]==(x.shape[1],ks,ks) and (bf16 and (ks,stride,padding)==(1,1,0)
                 or (x.shape[2]//stride)*(x.shape[3]//stride)<=(64 if bf16 else 16))): return dtype
     def forward(self, x):

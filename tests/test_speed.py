@@ -232,10 +232,10 @@ def test_when_a_convolution_is_a_product(products, bf16, eps):
     "In bf16 up to 8x8 and for 1x1, in fp32 up to 4x4; it agrees with PyTorch's in fp32 within rounding, and leaves the rest alone"
     torch.manual_seed(0)
     def autocast(): return torch.autocast('cpu', torch.bfloat16, enabled=bf16)
-    dtype,sizes = (torch.bfloat16,(4,8,8)) if bf16 else (torch.float32,(2,4,0))   # a small one, and the largest map that pays
-    small,largest,any_1x1 = sizes
-    for ks,size,stride,yes in ((3,small,1,True), (3,largest,1,True), (3,2*largest,2,True), (3,largest+1,1,False), (5,largest,1,True),
-                               (3,2*largest+2,2,False), (1,largest,1,True), (1,20,1,bf16), (1,20,2,False)):
+    dtype,largest = (torch.bfloat16,8) if bf16 else (torch.float32,4)
+    for ks,size,stride,yes in ((3,2,1,True), (3,largest,1,True), (3,2*largest,2,True), (3,largest+1,1,False), (5,largest,1,True),
+                               (3,2*largest+2,2,False), (1,largest,1,True), (1,20,1,bf16), (1,20,2,False),
+                               (7,2,1,True), (9,2,1,False)):   # whose rows would be 81 times the map
         conv = fast_conv(16, 24, ks, stride, padding=ks//2, bias=False)
         x = torch.randn(4, 16, size, size, requires_grad=True)
         products.clear()
