@@ -70,7 +70,7 @@ def orthogonal(
     norm = largest*torch.linalg.matrix_norm(gram/largest, keepdim=True).clamp(min=1)   # 1 for a gradient of zeros
     gram = (gram/norm).to(dtype)
     first,scale = _two_rounds(gram),norm.rsqrt()
-    if dtype==torch.float32: x = _two_rounds(first@gram@first)@first*scale@x   # what is weak is not lost
+    if dtype==torch.float32: x = (_two_rounds(first@gram@first)@first*scale)@x   # what is weak is not lost
     else:
         x = (first*scale).to(dtype)@x
         x = _two_rounds(x@x.mT)@x

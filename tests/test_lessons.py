@@ -36,6 +36,12 @@ def test_no_saved_output_is_an_error(file):
     assert not [o['evalue'] for c in cells for o in c.get('outputs', []) if o['output_type']=='error']
 
 @pytest.mark.parametrize('file', [*sorted((top/'nbs').rglob('*.ipynb')), top/'index.ipynb'], ids=lambda f: f.stem)
+def test_no_saved_output_is_a_warning(file):
+    "It names folders of the machine that it came from"
+    cells = json.loads(file.read_text(encoding='utf-8'))['cells']
+    assert not [o['text'] for c in cells for o in c.get('outputs', []) if o.get('name')=='stderr']
+
+@pytest.mark.parametrize('file', [*sorted((top/'nbs').rglob('*.ipynb')), top/'index.ipynb'], ids=lambda f: f.stem)
 def test_no_text_waits_to_be_written(file):
     for c in json.loads(file.read_text(encoding='utf-8'))['cells']:
         assert not re.search(r'@@|\b(TODO|FIXME|TBD|XXX)\b', ''.join(c['source']))
