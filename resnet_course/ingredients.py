@@ -64,6 +64,9 @@ def orthogonal(
     Products are in bf16 where `choose_precision` finds that fast, and else in fp32"""
     tall = g.shape[1]>g.shape[2]
     dtype = _products(g.device)
+    if (dtype==torch.float32 and g.device.type=='cpu' and min(g.shape[1:])>=256
+        and 0<len(g)%torch.get_num_threads()<len(g)):   # a thread takes whole matrices: of two, one would wait for the third
+        return torch.cat([orthogonal(o[None]) for o in g])
     x = (g.mT if tall else g).to(dtype)
     gram = (x@x.mT).float()
     largest = gram.amax((1,2), keepdim=True).clamp(min=1e-37)   # so that no square is too small for a float

@@ -10,11 +10,10 @@ __all__ = ['FastConv2d', 'keep_memory', 'TrimMemory', 'c_loops', 'FastNorm', 'Fa
 # %% ../nbs/13_speed.ipynb #cd597d7a
 import ctypes
 from contextlib import suppress
-from torch.autograd import forward_ad
 from torch.nn.modules.module import _has_any_global_hook
-from torch.utils._python_dispatch import _get_current_dispatch_mode
 from torch.optim.adamw import adamw
 from fastai.vision.all import *
+from .kit.autograd import is_ordinary, is_simple, plain_gradients
 from .kit.files import CourseError
 from .kit.costs import has_hooks
 from .kit.gpu import TunedKernels
@@ -34,54 +33,45 @@ def _patches(x, ks, stride, padding):
     x = x.unfold(1, ks, stride).unfold(2, ks, stride)   # (n, oh, ow, c, ks, ks), still without a copy
     return x.permute(0,1,2,4,5,3).reshape(-1, ks*ks*x.shape[3])
 
-# %% ../nbs/13_speed.ipynb #f49e7a73
-def _has_memory(x):
-    try: return x.layout==torch.strided and x.untyped_storage().nbytes()>0
-    except NotImplementedError: return False   # many tensors that are passed off as one
-
-def _is_ordinary(*xs):
-    "Does PyTorch simply compute, and do these tensors lie in memory as they are, which a loop may read?"
-    watched = (torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active()
-               or forward_ad._current_level>=0 or _get_current_dispatch_mode() is not None)
-    return not watched and all(
-        (type(x) in (Tensor,nn.Parameter) or isinstance(x, TensorBase)) and x.device.type=='cpu' and not x.is_neg()
-        and _has_memory(x) for x in xs)
-
-def _is_simple(g): return not torch.is_grad_enabled() and _is_ordinary(g)   # nobody wants its gradients, or many at once
-
-def _again(f, inputs, g):
-    "The gradients that `g`, the gradient of `f()`, has at `inputs`: PyTorch's own, which have gradients themselves"
-    wanted = [o for o in inputs if o.requires_grad]
-    with torch.enable_grad(): grads = iter(torch.autograd.grad(f(), wanted, g, create_graph=True))
-    return [next(grads) if o.requires_grad else None for o in inputs]
-
 # %% ../nbs/13_speed.ipynb #9acc69bd
+def _weights_gradient(x, dy, ks, stride, padding): # (nf, ks*ks*c); dy is (n, oh, ow, nf)
+    "The sum over images, of a few at a time: 4 million numbers in patches stay in the cache"
+    _,oh,ow,nf = dy.shape
+    numbers = ks*ks*x.shape[1]   # in a patch
+    few,dw = max(2**22//(oh*ow*numbers), 1),x.new_zeros(numbers, nf)
+    for a,b in zip(x.split(few), dy.split(few)): dw.addmm_(_patches(a, ks, stride, padding).T, b.reshape(-1,nf))
+    return dw.T
+
 class _ConvAsProduct(torch.autograd.Function):
-    "A convolution as a matrix product, and its weights' gradient as another"
+    "A convolution whose weights' gradient is a matrix product; if `whole`, it is one itself"
     @staticmethod
-    def forward(ctx, x, w, stride, padding):
+    def forward(ctx, x, w, stride, padding, whole=True):
         n,_,h,wd = x.shape
         nf,_,ks,_ = w.shape
         ctx.args = stride,padding
-        rows = _patches(x, ks, stride, padding)
-        y = rows @ w.permute(0,2,3,1).reshape(nf,-1).T
+        rows = _patches(x, ks, stride, padding) if whole else None
         ctx.save_for_backward(x, w, rows)
+        if not whole: return F.conv2d(x, w, None, stride, padding)
+        y = rows @ w.permute(0,2,3,1).reshape(nf,-1).T
         return y.view(n, (h+2*padding-ks)//stride+1, -1, nf).permute(0,3,1,2)
 
     @staticmethod
+    @torch.autocast('cpu', enabled=False)   # somebody may call `backward` in one
     def backward(ctx, g):
         x,w,rows = ctx.saved_tensors
         stride,padding = ctx.args
-        if not _is_simple(g):
-            return *_again(lambda: F.conv2d(x, w, None, stride, padding), (x,w), g), None, None
-        nf,c,ks,_ = w.shape
-        dy = _nhwc(g).permute(0,2,3,1).reshape(-1,nf)
-        dw = (dy.T @ rows).view(nf,ks,ks,c).permute(0,3,1,2)
-        if not ctx.needs_input_grad[0]: return None, dw, None, None
-        if (ks,stride,padding)==(1,1,0): return (dy @ w.reshape(nf,c)).view(*x.permute(0,2,3,1).shape).permute(0,3,1,2), dw, None, None
-        dx,*_ = torch.ops.aten.convolution_backward(g, x, w, None, [stride]*2, [padding]*2, [1,1], False, [0,0], 1,
-                                                    [True,False,False])
-        return dx, dw, None, None
+        if not is_simple(g):
+            return *plain_gradients(lambda: F.conv2d(x, w, None, stride, padding), (x,w), g), *[None]*3
+        (nf,c,ks,_),dx,dw = w.shape,None,None
+        dy = _nhwc(g).permute(0,2,3,1)
+        if ctx.needs_input_grad[1]:
+            dw = _weights_gradient(x, dy, ks, stride, padding) if rows is None else dy.reshape(-1,nf).T @ rows
+            dw = dw.reshape(nf,ks,ks,c).permute(0,3,1,2)
+        if ctx.needs_input_grad[0]:
+            if rows is not None and (ks,stride,padding)==(1,1,0): dx = (dy @ w.reshape(nf,c)).permute(0,3,1,2)
+            else: dx,*_ = torch.ops.aten.convolution_backward(g, x, w, None, [stride]*2, [padding]*2, [1,1], False, [0,0], 1,
+                                                              [True,False,False])
+        return dx, dw, *[None]*3
 
 # %% ../nbs/13_speed.ipynb #b5608813
 class _Fast:
@@ -96,21 +86,28 @@ def _product_format(*formats): # bf16, fp32 or None
     with suppress(RuntimeError):   # raised where somebody set how products alone are rounded
         if set(formats)=={fp32} and torch.get_float32_matmul_precision()=='highest': return fp32
 
+def _has_slow_gradients(): return torch.backends.cpu.get_cpu_capability()=='AVX2'   # of weights, in oneDNN's fp32
+
 class FastConv2d(_Fast, nn.Conv2d):
-    "A convolution, trained on a CPU as a matrix product if its map is small; in bf16 also if it is 1x1"
-    def _product(self, x):   # what one is computed in, where it pays
+    """A convolution, trained on a CPU as a matrix product if its map is small; in bf16 also if it is 1x1. In fp32, on a
+    processor with AVX2 and no wider units, only its weights' gradient is one on larger maps"""
+    def _product(self, x):   # the format of one, and whether it is one as a whole; None where it does not pay
         w,sizes = self.weight,(self.kernel_size, self.stride, self.padding)
-        if not (self.training and self.bias is None and _is_ordinary(x, w)): return
+        if not (self.training and self.bias is None and is_ordinary(x, w)): return
         if not all(isinstance(o, tuple) and o==o[:1]*2 for o in sizes): return
         (ks,_),(stride,_),(padding,_) = sizes
+        if not (0<ks<8 and stride>0 and padding>=0 and self.groups==1 and self.dilation==(1,1) and self.padding_mode=='zeros'
+                and x.ndim==4 and len(x)>0 and w.shape[1:]==(x.shape[1],ks,ks)): return
         bf16 = (dtype:=_product_format(x.dtype, w.dtype))==torch.bfloat16
-        if (0<ks<8 and stride>0 and padding>=0 and self.groups==1 and self.dilation==(1,1) and self.padding_mode=='zeros' and x.ndim==4
-            and len(x)>0 and w.shape[1:]==(x.shape[1],ks,ks) and (bf16 and (ks,stride,padding)==(1,1,0)
-                or (x.shape[2]//stride)*(x.shape[3]//stride)<=(64 if bf16 else 16))): return dtype
+        small = (x.shape[2]//stride)*(x.shape[3]//stride)<=(64 if bf16 else 16)
+        if dtype and (small or bf16 and (ks,stride,padding)==(1,1,0)): return dtype,True
+        if (dtype==torch.float32 and ks>1 and w.requires_grad and len(w)>=64 and w.shape[1]>=32 and _has_slow_gradients()
+            and x.is_contiguous(memory_format=torch.channels_last)): return dtype,False
     def forward(self, x):
-        if not (dtype:=self._product(x)): return super().forward(x)
+        if not (product:=self._product(x)): return super().forward(x)
+        dtype,whole = product
         with torch.autocast('cpu', enabled=False):
-            return _ConvAsProduct.apply(_nhwc(x.to(dtype)), self.weight.to(dtype), self.stride[0], self.padding[0])
+            return _ConvAsProduct.apply(_nhwc(x.to(dtype)), self.weight.to(dtype), self.stride[0], self.padding[0], whole)
 
 # %% ../nbs/13_speed.ipynb #931c8650
 def keep_memory() -> bool: # whether the C library understood
@@ -130,7 +127,7 @@ class TrimMemory(Callback):
 # %% ../nbs/13_speed.ipynb #1ecba6d5
 _c_forward = r'''
 #define FEW_ROWS for (I lo=p*n/parts, end=(p+1)*n/parts, hi; hi = lo+32<end ? lo+32 : end, lo<end; lo=hi)
-#define CHANNELS for (I j=0; j<c; j++)
+#define CHANNELS _Pragma("omp simd") for (I j=0; j<c; j++)   // no number is in two of these arrays
 // x has n rows of c channels. Sums are made in parts, and there of a few rows at a time, which stay in the cache.
 void moments(const T *x, I n, I c, I parts, A *sums, D *mean, D *m2) {   // sums is (parts, 3, c), the others (parts, c)
   PARALLEL for (I p=0; p<parts; p++) {
@@ -163,7 +160,7 @@ void apply(const T *x, const T *r, const A *m, const A *k, const A *b, I relu, I
 # %% ../nbs/13_speed.ipynb #54a917fa
 _c_backward = r'''
 // g is the gradient of y. Where the ReLU let nothing through it counts as 0, which can be told from x, or from y where it is there.
-#define GRADIENT A o = get(xi[j])-m[j], v = relu && k[j]*o + b[j]<=0 ? 0 : get(gi[j])
+#define GRADIENT A o = get(xi[j])-m[j], gj = get(gi[j]), v = relu && k[j]*o + b[j]<=0 ? 0 : gj
 void back_sums(const T *g, const T *x, const T *y, const A *m, const A *k, const A *b, I relu, I n, I c, I parts, A *sums,
                D *dbias, D *dk, T *dr) {   // of g and of g*(x-m): (parts, c); sums is (parts, 2, c)
   PARALLEL for (I p=0; p<parts; p++) {
@@ -174,7 +171,7 @@ void back_sums(const T *g, const T *x, const T *y, const A *m, const A *k, const
       CHANNELS d[j] = e[j] = 0;
       for (I i=lo; i<hi; i++) {
         const T *restrict gi = g+i*c, *restrict xi = x+i*c, *restrict yi = y+i*c; T *restrict ri = dr+i*c;
-        if (y) CHANNELS { A o = get(xi[j])-m[j], v = get(yi[j])<=0 ? 0 : get(gi[j]); ri[j] = put(v); d[j] += v; e[j] += v*o; }
+        if (y) CHANNELS { A o = get(xi[j])-m[j], gj = get(gi[j]), v = get(yi[j])<=0 ? 0 : gj; ri[j] = put(v); d[j] += v; e[j] += v*o; }
         else CHANNELS { GRADIENT; d[j] += v; e[j] += v*o; }
       }
       CHANNELS { ds[j] += d[j]; es[j] += e[j]; }
@@ -229,10 +226,10 @@ class _NormAct(torch.autograd.Function):
     @staticmethod
     def backward(ctx, g):
         (x,weight,bias,y),(inv,rest,m,k,b) = ctx.saved_tensors,ctx.kept
-        if not (_is_simple(g) and _is_ordinary(*(o for o in (x,y) if o is not None))):
+        if not (is_simple(g) and is_ordinary(*(o for o in (x,y) if o is not None))):
             if y is not None: g = g.masked_fill(y<=0, 0)
             def plain(): return F.batch_norm(x, None, None, weight, bias, True, eps=ctx.eps)
-            grads = _again(lambda: plain().relu() if ctx.relu and y is None else plain(), (x,weight,bias), g)
+            grads = plain_gradients(lambda: plain().relu() if ctx.relu and y is None else plain(), (x,weight,bias), g)
             return *grads, None if y is None else g, *[None]*4
         x,g,y = _nhwc(x.to(g.dtype)),_nhwc(g),None if y is None else _nhwc(y)   # somebody may have kept x elsewhere meanwhile
         c,n = x.shape[1],x.numel()//x.shape[1]
@@ -255,7 +252,7 @@ class FastNorm(_Fast, nn.BatchNorm2d):
         own = self.weight,self.bias,self.running_mean,self.running_var
         return (self.training and isinstance(x, Tensor) and x.numel()>=self.least and self.track_running_stats
                 and self.momentum is not None and self.eps>0
-                and all(o is not None for o in (*own, self.num_batches_tracked)) and _is_ordinary(x, *own)
+                and all(o is not None for o in (*own, self.num_batches_tracked)) and is_ordinary(x, *own)
                 and x.ndim==4 and x.numel()>x.shape[1]>0 and all(o.shape==(x.shape[1],) for o in own)
                 and x.dtype in bits and {o.dtype for o in own}=={torch.promote_types(x.dtype, torch.float)}
                 and _loops(x.dtype) is not None)
@@ -275,7 +272,7 @@ class FastNorm(_Fast, nn.BatchNorm2d):
         def apply(r, relu): return _NormAct.apply(rows, self.weight, self.bias, r, mean, var, self.eps, relu)
         if add is None: return apply(None, relu)
         r = add()
-        if r.shape==x.shape and r.dtype==x.dtype and _is_ordinary(r): return apply(_nhwc(r), relu)
+        if r.shape==x.shape and r.dtype==x.dtype and is_ordinary(r): return apply(_nhwc(r), relu)
         return F.relu(apply(None, False)+r)
     def forward(self, x): return self.norm_act(x, False) if self._pays(x) else super().forward(x)
 

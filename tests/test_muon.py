@@ -70,6 +70,25 @@ def test_matrices_do_not_mix():
     many = torch.stack([matrix((12,30), seed=o)*10.**o for o in range(-3,4)])
     for x,y in zip(many, orthogonal(many)): assert torch.allclose(orthogonal(x[None])[0].float(), y.float(), atol=.02)
 
+class Batches(TorchDispatchMode):
+    "Notes how many matrices are multiplied at once"
+    def __init__(self): super().__init__(); self.seen = set()
+    def __torch_dispatch__(self, f, types, args=(), kwargs=None):
+        if f.overloadpacket in (torch.ops.aten.bmm, torch.ops.aten.baddbmm): self.seen.add(len(args[0]))
+        return f(*args, **(kwargs or {}))
+
+@pytest.mark.parametrize('dtype, n, rows, threads, at_once', [
+    (torch.float32,3,256,2,1), (torch.float32,4,256,2,4), (torch.float32,3,255,2,3), (torch.float32,3,256,1,3),
+    (torch.float32,1,256,2,1), (torch.bfloat16,3,256,2,3)])
+def test_large_matrices_that_threads_cannot_share_out_come_alone(monkeypatch, dtype, n, rows, threads, at_once):
+    "A thread takes whole matrices: of two threads, one would wait while the other has the third. The result is the same"
+    monkeypatch.setattr(ingredients, '_products', lambda device: dtype)
+    monkeypatch.setattr(torch, 'get_num_threads', lambda: threads)
+    many = torch.stack([matrix((rows,300), seed=o) for o in range(n)])
+    with Batches() as batches: found = orthogonal(many)
+    assert batches.seen=={at_once}
+    for x,y in zip(many, found): assert torch.allclose(orthogonal(x[None])[0].float(), y.float(), atol=.02)
+
 class Formats(TorchDispatchMode):
     "Notes in which formats matrices are multiplied"
     def __init__(self): super().__init__(); self.seen = set()

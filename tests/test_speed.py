@@ -20,7 +20,7 @@ from resnet_course.classics import resnet_b, resnet_v1
 from resnet_course.preact import preact_resnet
 from resnet_course.ingredients import blur_pool, pool_not_stride, pool_shortcuts, with_activation
 from resnet_course.loading import cached_data
-from resnet_course.speed import (_ConvAsProduct, _loops, c_loops, fast_learner, FastBlock, FastConv2d, FastConvLayer, FastNorm,
+from resnet_course.speed import (_ConvAsProduct, _loops, _nhwc, c_loops, fast_learner, FastBlock, FastConv2d, FastConvLayer, FastNorm,
                                  FastSequential, FusedAdam, slow_down, speed_up, TrimMemory)
 from conftest import named_gpu, one_line, tiny_learner
 
@@ -206,19 +206,54 @@ def test_why_the_loops_are_off(monkeypatch, cc, why):
     monkeypatch.setenv('CC', cc)
     assert why in c_loops() and '\n' not in c_loops() and cc in c_loops()
 
+@pytest.mark.skipif(shutil.which('gcc') is None, reason='only gcc tells')
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float32, torch.double])
+def test_loops_over_channels_become_wide_instructions(monkeypatch, dtype):
+    "All that read numbers, in each of their variants; else they take several times as long, and nobody is told"
+    run,text,said = subprocess.run,[],[]
+    def gcc(args, cwd, **kwargs):
+        text.extend((Path(cwd)/'loops.c').read_text().splitlines())
+        done = run([*args, '-fopt-info-vec-optimized', '-fopt-info-vec-missed'], cwd=cwd, **kwargs)
+        said.extend(re.findall(r'loops\.c:(\d+):\d+: (.*)', done.stderr))
+        return done
+    monkeypatch.setattr(loops.subprocess, 'run', gcc)
+    assert loops._compile.__wrapped__(speed._c_forward+speed._c_backward, dtype, 'gcc')[0] is not None
+    reading = {i for i,line in enumerate(text, 1) if re.search(r'CHANNELS.*(get\(|GRADIENT)', line)}
+    assert len(reading)==8
+    def lines(what): return {int(i) for i,words in said if what in words} & reading
+    of_rows = {i for i in reading if 'for (I i' in text[i-1]}   # a loop around it, in the same line
+    assert lines('loop vectorized')==reading and lines("couldn't vectorize loop")<=of_rows
+
 # --- convolutions -----------------------------------------------------------------------------------------------
 @pytest.mark.parametrize('ks, stride, padding, h, w', [(3,1,1,4,4), (3,2,1,8,8), (3,2,1,7,5), (7,2,3,9,6), (2,2,0,6,6),
                                                        (3,1,0,3,3), (5,3,2,10,4), (1,1,0,6,5),
                                                        (1,2,0,6,5), (1,1,1,2,2)])
-def test_convolution_as_a_product(ks, stride, padding, h, w):
+@pytest.mark.parametrize('whole', [True,False])
+def test_convolution_as_a_product(ks, stride, padding, h, w, whole):
     torch.manual_seed(0)
     x,wt = (torch.randn(s, dtype=torch.double).requires_grad_() for s in ((3,2,h,w), (5,2,ks,ks)))
-    y,z = _ConvAsProduct.apply(x, wt, stride, padding),F.conv2d(x, wt, stride=stride, padding=padding)
+    y,z = _ConvAsProduct.apply(x, wt, stride, padding, whole),F.conv2d(x, wt, stride=stride, padding=padding)
     g = torch.randn_like(z)
     for a,b in zip((y, *torch.autograd.grad(y, (x,wt), g)), (z, *torch.autograd.grad(z, (x,wt), g))):
         assert a.shape==b.shape and (a-b).abs().max()<1e-12
 
 def fast_conv(*args, **kwargs): return speed_up(nn.Sequential(nn.Conv2d(*args, **kwargs)))[0]
+
+@pytest.mark.parametrize('n, side', [(3,125), (5,80)])
+def test_the_gradient_of_weights_in_pieces(n, side):
+    "Of one image each, as its patches are more than half of 4 million; of two, and the last of one"
+    torch.manual_seed(0)
+    x,w = (torch.randn(o, dtype=torch.double).requires_grad_() for o in ((n,32,side,side), (8,32,3,3)))
+    y,z = _ConvAsProduct.apply(_nhwc(x), w, 1, 1, False),F.conv2d(x, w, padding=1)
+    g = torch.randn_like(z)
+    a,b = (torch.autograd.grad(o, w, g)[0] for o in (y,z))
+    assert rel(a, b)<1e-12
+
+@pytest.fixture(params=[True,False], ids=['AVX2','wider'])
+def slow_gradients(request, monkeypatch):
+    "Is this processor one on which the weights' gradient alone is a product?"
+    monkeypatch.setattr(speed, '_has_slow_gradients', lambda: request.param)
+    return request.param
 
 @pytest.fixture
 def products(monkeypatch):
@@ -226,6 +261,43 @@ def products(monkeypatch):
     made,apply = [],_ConvAsProduct.apply
     monkeypatch.setattr(_ConvAsProduct, 'apply', lambda *args: made.append(args[0].dtype) or apply(*args))
     return made
+
+@pytest.mark.parametrize('ni, nf, ks, stride, size, changes, yes', [
+    (32,64,3,1,8,{},True), (64,64,3,2,20,{},True), (32,64,5,1,9,{},True), (32,64,1,1,8,{},False), (32,48,3,1,8,{},False),
+    (16,64,3,1,8,{},False), (32,64,3,1,8,dict(frozen=True),False), (32,64,3,1,8,dict(plain=True),False),
+    (32,64,3,1,8,dict(eval=True),False), (32,64,9,1,9,{},False)])
+def test_when_a_weights_gradient_is_a_product(products, slow_gradients, ni, nf, ks, stride, size, changes, yes):
+    "On maps above 4x4, for wide layers in channels_last whose weights learn; the result is PyTorch's to the last bit"
+    torch.manual_seed(0)
+    conv = fast_conv(ni, nf, ks, stride, padding=ks//2, bias=False).to(memory_format=torch.channels_last)
+    conv.weight.requires_grad_(not changes.get('frozen'))
+    conv.train(not changes.get('eval'))
+    x = torch.randn(4,ni,size,size)
+    if not changes.get('plain'): x = _nhwc(x)
+    x.requires_grad_()
+    y,plain = conv(x),nn.Conv2d.forward(conv, x)
+    assert products==[torch.float32]*(yes and slow_gradients) and torch.equal(y, plain)
+    g,inputs = torch.randn_like(y),[o for o in (x,conv.weight) if o.requires_grad]
+    for a,b in zip(*(torch.autograd.grad(o, inputs, g) for o in (y,plain))): assert rel(a, b)<1e-5
+
+@pytest.mark.parametrize('size, bf16', [(4,False), (8,False), (4,True)])
+def test_a_backward_pass_in_autocast(monkeypatch, size, bf16):
+    "Its products are in the format of the forward pass, whatever is set when it comes"
+    monkeypatch.setattr(speed, '_has_slow_gradients', lambda: True)
+    torch.manual_seed(0)
+    conv,x = fast_conv(32, 64, 3, padding=1, bias=False),_nhwc(torch.randn(4,32,size,size)).requires_grad_()
+    with torch.autocast('cpu', torch.bfloat16, enabled=bf16): y,plain = conv(x),nn.Conv2d.forward(conv, x)
+    g = torch.randn_like(y)
+    with torch.autocast('cpu', torch.bfloat16): a,b = (torch.autograd.grad(o, (x,conv.weight), g) for o in (y,plain))
+    for p,q in zip(a, b): assert rel(p, q)<(.015 if bf16 else 1e-5)
+
+@pytest.mark.parametrize('whole', [True,False])
+@pytest.mark.parametrize('frozen', [True,False])
+def test_no_gradient_is_made_for_frozen_weights(whole, frozen):
+    x,w = torch.randn(2,4,6,6, requires_grad=True),torch.randn(8,4,3,3, requires_grad=not frozen)
+    y = _ConvAsProduct.apply(x, w, 1, 1, whole)
+    with torch.profiler.profile() as seen: y.sum().backward()
+    assert any('mm' in o.key for o in seen.key_averages())!=frozen
 
 @pytest.mark.parametrize('bf16, eps', [(True,.015), (False,1e-5)])
 def test_when_a_convolution_is_a_product(products, bf16, eps):
