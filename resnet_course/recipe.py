@@ -193,8 +193,8 @@ _resnet50 = replace(_20ep, name='resnet50-20ep', model='resnet50', size=160, sta
                     lr=.011)   # 8e-3 times the square root of 2, for batches twice as large
 _top5 = replace(_5ep, name='top-5ep', stem_pool=False, whiten=True, min_scale=.5, val='middle')
 _top20 = replace(_top5, name='top-20ep', epochs=20, start_size=64, min_scale=.35, wd=.1)
-_speed75 = replace(_5ep, name='speed-75', epochs=2, start_size=64, size=96, whiten=True, val='middle')
-_speed85 = replace(_speed75, name='speed-85', epochs=5, size=128, min_scale=.5)
+_speed75 = replace(_5ep, name='speed-75', epochs=2, start_size=48, size=88, whiten=True, val='middle')
+_speed85 = replace(_speed75, name='speed-85', epochs=5, start_size=64, size=128, min_scale=.5)
 _speed90 = replace(_speed85, name='speed-90', epochs=12, min_scale=.35, wd=.05)
 _held = replace(_speed75, name='held-64', epochs=4, size=64, start_size=None, hold_out=.25)
 _tiny = Recipe('tiny', model='resblock', epochs=2, size=32, presize=40, bs=16, min_scale=.6)
