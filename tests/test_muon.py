@@ -70,11 +70,12 @@ def test_matrices_do_not_mix():
     many = torch.stack([matrix((12,30), seed=o)*10.**o for o in range(-3,4)])
     for x,y in zip(many, orthogonal(many)): assert torch.allclose(orthogonal(x[None])[0].float(), y.float(), atol=.02)
 
-class Batches(TorchDispatchMode):
-    "Notes how many matrices are multiplied at once"
-    def __init__(self): super().__init__(); self.seen = set()
+class Products(TorchDispatchMode):
+    "Notes the formats in which matrices are multiplied, and how many at once"
+    def __init__(self): super().__init__(); self.formats,self.at_once = set(),set()
     def __torch_dispatch__(self, f, types, args=(), kwargs=None):
-        if f.overloadpacket in (torch.ops.aten.bmm, torch.ops.aten.baddbmm): self.seen.add(len(args[0]))
+        if f.overloadpacket in (torch.ops.aten.bmm, torch.ops.aten.mm, torch.ops.aten.baddbmm):
+            self.formats.add(args[-1].dtype); self.at_once.add(len(args[0]) if args[0].ndim==3 else 1)
         return f(*args, **(kwargs or {}))
 
 @pytest.mark.parametrize('dtype, n, rows, threads, at_once', [
@@ -85,16 +86,9 @@ def test_large_matrices_that_threads_cannot_share_out_come_alone(monkeypatch, dt
     monkeypatch.setattr(ingredients, '_products', lambda device: dtype)
     monkeypatch.setattr(torch, 'get_num_threads', lambda: threads)
     many = torch.stack([matrix((rows,300), seed=o) for o in range(n)])
-    with Batches() as batches: found = orthogonal(many)
-    assert batches.seen=={at_once}
+    with Products() as seen: found = orthogonal(many)
+    assert seen.at_once=={at_once}
     for x,y in zip(many, found): assert torch.allclose(orthogonal(x[None])[0].float(), y.float(), atol=.02)
-
-class Formats(TorchDispatchMode):
-    "Notes in which formats matrices are multiplied"
-    def __init__(self): super().__init__(); self.seen = set()
-    def __torch_dispatch__(self, f, types, args=(), kwargs=None):
-        if f.overloadpacket in (torch.ops.aten.bmm, torch.ops.aten.mm, torch.ops.aten.baddbmm): self.seen.add(args[-1].dtype)
-        return f(*args, **(kwargs or {}))
 
 @pytest.mark.parametrize('precision, dtype', [('bf16',torch.bfloat16), ('fp16',torch.float32), ('fp32',torch.float32)])
 @pytest.mark.parametrize('shape', [(16,90), (90,16)])
@@ -102,8 +96,8 @@ def test_products_are_in_a_format_that_the_device_is_fast_at(precision, dtype, s
     "A processor without units for bf16 takes many times as long in it as in fp32"
     monkeypatch.setattr(ingredients, 'choose_precision', lambda device: (precision, ''))
     g = matrix(shape)
-    with Formats() as formats: y = orthogonal(g[None])
-    assert formats.seen=={dtype} and y.dtype==torch.bfloat16
+    with Products() as seen: y = orthogonal(g[None])
+    assert seen.formats=={dtype} and y.dtype==torch.bfloat16
     assert (y[0].double()-by_definition(g)).norm()/by_definition(g).norm() < (.08 if dtype==torch.bfloat16 else .01)
 
 def test_a_gradient_of_zeros_stays_one():
