@@ -48,7 +48,7 @@ def test_the_record(whole, drawn):
     assert [set(o) for o in rec['history']]==[{'epoch','train_loss','train_accuracy','valid_loss','accuracy','seconds'}]*3
     assert [o['epoch'] for o in rec['history']]==[0,1,2]
     assert rec['accuracy']==rec['history'][-1]['accuracy'] and 0<=rec['accuracy']<=1
-    assert set(rec['hardware'])>={'device','name','cores','threads'}
+    assert set(rec['hardware'])>={'device','name','units','cores','threads'}
     assert set(rec['versions'])>={'python','torch','fastai','resnet_course'}
 
 def test_the_training_accuracy(drawn):

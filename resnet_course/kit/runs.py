@@ -21,18 +21,19 @@ from .costs import copied
 from .photos import data_card
 from .identity import checked_about, check_run, check_same, in_json, net_macs, net_start, run_setup
 from .stopping import Stops
+from .timing import matrix_units
 from .ranks import from_first, rank, together, total, world
 from .checkpoint import Checkpoint, first_batch, one_before, one_fit_only, only_looking
 
 # %% ../../nbs/kit/runs.ipynb #58775120
 def hardware(device=None) -> dict:
-    "What computes here: kind and name of the device, cores and threads"
+    "What computes here: kind and name of the device, its units for products of 16 bits, cores and threads"
     device = torch.device(device or default_device())
     name = platform.processor() or platform.machine()
     if device.type=='cuda': name = torch.cuda.get_device_name(device)
     elif Path('/proc/cpuinfo').exists():
         name = first(l.split(':')[1].strip() for l in open('/proc/cpuinfo') if l.startswith('model name')) or name
-    return dict(device=device.type, name=name, cores=os.cpu_count(), threads=torch.get_num_threads())
+    return dict(device=device.type, name=name, units=matrix_units(device), cores=os.cpu_count(), threads=torch.get_num_threads())
 
 def versions() -> dict:
     "Versions of Python and of what computes the numbers"
