@@ -18,6 +18,7 @@ from .kit.files import CourseError
 from .kit.costs import has_hooks
 from .kit.gpu import TunedKernels
 from .kit.loops import bits, call, loops, why_no_loops
+from .kit.timing import matrix_units
 from .training import get_learner
 from .resblock import ResBlock
 from .bottleneck import Bottleneck
@@ -73,12 +74,7 @@ class _ConvAsProduct(torch.autograd.Function):
                                                               [True,False,False])
         return dx, dw, *[None]*3
 
-# %% ../nbs/13_speed.ipynb #b5608813
-class _Fast:
-    "What `speed_up` can make of a module"
-    def __prepare_scriptable__(self):   # `torch.jit.script` calls it, which cannot read our code: the plain class again
-        return slow_down(self)
-
+# %% ../nbs/13_speed.ipynb #f32a51e5
 def _product_format(*formats): # bf16, fp32 or None
     "What PyTorch's convolution would multiply numbers of these formats in, if a product can do the same"
     fp32,bf16 = torch.float32,torch.bfloat16
@@ -87,10 +83,22 @@ def _product_format(*formats): # bf16, fp32 or None
         if set(formats)=={fp32} and torch.get_float32_matmul_precision()=='highest': return fp32
 
 def _has_slow_gradients(): return torch.backends.cpu.get_cpu_capability()=='AVX2'   # of weights, in oneDNN's fp32
+def _largest_map(dtype, *sizes): # in pixels
+    "The largest result that takes less time here as a product, as we measured it"
+    if dtype==torch.float32: return 16 if _has_slow_gradients() else 4
+    (ks,stride,_),units = sizes,matrix_units('cpu')
+    if units=='AVX-512': return 16 if ks==1 or stride>1 else 9
+    return 0 if units!='AMX' else math.inf if sizes==(1,1,0) else 64   # 1x1 needs no copy
+
+# %% ../nbs/13_speed.ipynb #b5608813
+class _Fast:
+    "What `speed_up` can make of a module"
+    def __prepare_scriptable__(self):   # `torch.jit.script` calls it, which cannot read our code: the plain class again
+        return slow_down(self)
 
 class FastConv2d(_Fast, nn.Conv2d):
-    """A convolution, trained on a CPU as a matrix product if its map is small; in bf16 also if it is 1x1. In fp32, on a
-    processor with AVX2 and no wider units, only its weights' gradient is one on larger maps"""
+    """A convolution, trained on a CPU as a matrix product if its map is small; with AMX also if it is 1x1, in bf16. In fp32,
+    on a processor with AVX2 and no wider units, only its weights' gradient is one on larger maps"""
     def _product(self, x):   # the format of one, and whether it is one as a whole; None where it does not pay
         w,sizes = self.weight,(self.kernel_size, self.stride, self.padding)
         if not (self.training and self.bias is None and is_ordinary(x, w)): return
@@ -98,9 +106,8 @@ class FastConv2d(_Fast, nn.Conv2d):
         (ks,_),(stride,_),(padding,_) = sizes
         if not (0<ks<8 and stride>0 and padding>=0 and self.groups==1 and self.dilation==(1,1) and self.padding_mode=='zeros'
                 and x.ndim==4 and len(x)>0 and w.shape[1:]==(x.shape[1],ks,ks)): return
-        bf16 = (dtype:=_product_format(x.dtype, w.dtype))==torch.bfloat16
-        small = (x.shape[2]//stride)*(x.shape[3]//stride)<=(64 if bf16 else 16)
-        if dtype and (small or bf16 and (ks,stride,padding)==(1,1,0)): return dtype,True
+        dtype,pixels = _product_format(x.dtype, w.dtype),(x.shape[2]//stride)*(x.shape[3]//stride)
+        if dtype and pixels<=_largest_map(dtype, ks, stride, padding): return dtype,True
         if (dtype==torch.float32 and ks>1 and w.requires_grad and len(w)>=64 and w.shape[1]>=32 and _has_slow_gradients()
             and x.is_contiguous(memory_format=torch.channels_last)): return dtype,False
     def forward(self, x):
@@ -308,13 +315,9 @@ class FastBlock(_Fast):
         return F.relu(norm(h) + self.shortcut(x))
 
 class FastResBlock(FastBlock, ResBlock): "The same for the basic block"
-
 class FastBottleneck(FastBlock, Bottleneck): "The same for the bottleneck"
-
 class FastBasicBlock(FastBlock, BasicBlock): "The same for the basic block of 2015"
-
 class FastBottleneckV1(FastBlock, BottleneckV1): "The same for the bottleneck of 2015"
-
 class FastBottleneckB(FastBlock, BottleneckB): "The same for that of ResNet-B"
 
 # %% ../nbs/13_speed.ipynb #bd25b2a7

@@ -237,6 +237,11 @@ def test_convolution_as_a_product(ks, stride, padding, h, w, whole):
     for a,b in zip((y, *torch.autograd.grad(y, (x,wt), g)), (z, *torch.autograd.grad(z, (x,wt), g))):
         assert a.shape==b.shape and (a-b).abs().max()<1e-12
 
+@pytest.fixture(autouse=True)
+def as_with_amx(monkeypatch):
+    "The most products in bf16, wherever these tests run"
+    monkeypatch.setattr(speed, 'matrix_units', lambda device: 'AMX')
+
 def fast_conv(*args, **kwargs): return speed_up(nn.Sequential(nn.Conv2d(*args, **kwargs)))[0]
 
 @pytest.mark.parametrize('n, side', [(3,125), (5,80)])
@@ -299,20 +304,27 @@ def test_no_gradient_is_made_for_frozen_weights(whole, frozen):
     with torch.profiler.profile() as seen: y.sum().backward()
     assert any('mm' in o.key for o in seen.key_averages())!=frozen
 
-@pytest.mark.parametrize('bf16, eps', [(True,.015), (False,1e-5)])
-def test_when_a_convolution_is_a_product(products, bf16, eps):
-    "In bf16 up to 8x8 and for 1x1, in fp32 up to 4x4; it agrees with PyTorch's in fp32 within rounding, and leaves the rest alone"
+kinds = {'AMX':True, 'AVX-512':True, 'others':True, 'AVX2':False, 'wider than AVX2':False}   # is it about bf16?
+@pytest.mark.parametrize('kind', kinds)
+def test_when_a_convolution_is_a_product(products, monkeypatch, kind):
+    "On maps that are small enough for this kind of processor; it agrees with PyTorch's within rounding, and leaves the rest alone"
+    monkeypatch.setattr(speed, 'matrix_units', lambda device: kind)
+    monkeypatch.setattr(speed, '_has_slow_gradients', lambda: kind=='AVX2')
     torch.manual_seed(0)
+    bf16,every = kinds[kind],{*kinds}-{'others'}
+    dtype,eps = (torch.bfloat16,.015) if bf16 else (torch.float32,1e-5)
     def autocast(): return torch.autocast('cpu', torch.bfloat16, enabled=bf16)
-    dtype,largest = (torch.bfloat16,8) if bf16 else (torch.float32,4)
-    for ks,size,stride,yes in ((3,2,1,True), (3,largest,1,True), (3,2*largest,2,True), (3,largest+1,1,False), (5,largest,1,True),
-                               (3,2*largest+2,2,False), (1,largest,1,True), (1,20,1,bf16), (1,20,2,False),
-                               (7,2,1,True), (9,2,1,False)):   # whose rows would be 81 times the map
+    for ks,size,stride,where in (
+        (3,2,1,every), (7,2,1,every), (3,4,2,every), (1,2,1,every),
+        (3,3,1,every-{'wider than AVX2'}), (3,4,1,{'AMX','AVX2'}), (5,4,1,{'AMX','AVX2'}), (3,5,1,{'AMX'}), (3,8,1,{'AMX'}), (3,9,1,{}),
+        (3,8,2,every-{'wider than AVX2'}), (3,10,2,{'AMX'}), (3,16,2,{'AMX'}), (3,18,2,{}),
+        (1,4,1,every-{'wider than AVX2'}), (1,5,1,{'AMX'}), (1,20,1,{'AMX'}), (1,16,2,{'AMX'}), (1,20,2,{}),
+        (9,2,1,{})):   # whose rows would be 81 times the map
         conv = fast_conv(16, 24, ks, stride, padding=ks//2, bias=False)
         x = torch.randn(4, 16, size, size, requires_grad=True)
         products.clear()
         with autocast(): y = conv(x)
-        assert products==[dtype]*yes and y.dtype==dtype, (ks, size, stride)
+        assert products==[dtype]*(kind in where) and y.dtype==dtype, (ks, size, stride)
         g = torch.randn_like(y)
         plain = nn.Conv2d.forward(conv, x)
         assert rel(y.float(), plain)<eps
@@ -329,7 +341,7 @@ def told_for_the_cpu(how): torch.backends.mkldnn.matmul.fp32_precision = how
 def test_fp32_that_may_be_rounded_in_products_is_left_alone(products, tell, how, back):
     "For then a product and a convolution are not the same, on a machine that takes it up"
     if tell is told_for_the_cpu and not hasattr(torch.backends.mkldnn, 'matmul'): pytest.skip('an older PyTorch')
-    conv,x = fast_conv(16, 24, 3, padding=1, bias=False),torch.randn(2,16,4,4)
+    conv,x = fast_conv(16, 24, 3, padding=1, bias=False),torch.randn(2,16,2,2)
     try:
         tell(how)
         conv(x)
@@ -341,7 +353,7 @@ def test_fp32_that_may_be_rounded_in_products_is_left_alone(products, tell, how,
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.double])
 def test_other_formats_are_left_alone(products, dtype):
     "Numbers and weights that are not fp32, and autocast to fp16"
-    conv,x = nn.Conv2d(16, 24, 3, padding=1, bias=False),torch.randn(2,16,4,4)
+    conv,x = nn.Conv2d(16, 24, 3, padding=1, bias=False),torch.randn(2,16,2,2)
     fast = speed_up(nn.Sequential(deepcopy(conv)))[0]
     assert torch.equal(fast.to(dtype)(x.to(dtype)), conv.to(dtype)(x.to(dtype))) and not products
     with torch.autocast('cpu', torch.float16): fast.float()(x)
