@@ -33,9 +33,10 @@ def test_the_picture_for_light_and_dark():
     assert re.search(r' alt="[^"]{100,}"', text)
 
 def test_small_tables():
-    "Three rows of accuracy and three of speed; five others, and ours, side by side"
-    accuracy,speed,courses = tables(text)[:3]
-    assert [len(o)-1 for o in (accuracy,speed,courses)]==[3,3,6]
+    "Three rows of accuracy, of speed, and of time to an accuracy; five others, and ours, side by side"
+    accuracy,speed,minutes,courses = tables(text)[:4]
+    assert [len(o)-1 for o in (accuracy,speed,minutes,courses)]==[3,3,3,6]
+    for row in minutes[1:]: assert all(re.fullmatch(r'\d+\.\d \(\d+\.\d\)|not measured', o) for o in row[1:])
     for row in accuracy[1:]: assert re.fullmatch(r'level|[+-]\d+\.\d(, from one seed)?', row[-1])
     assert not any('xresnext' not in row[-2] for row in accuracy[1:] if '92.3%' in row[-2])
     for o in ('chapter 14','Dive into','course22p2','ARENA','timm'): assert any(o in row[0] for row in courses)
