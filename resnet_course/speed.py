@@ -82,10 +82,10 @@ def _product_format(*formats): # bf16, fp32 or None
     with suppress(RuntimeError):   # raised where somebody set how products alone are rounded
         if set(formats)=={fp32} and torch.get_float32_matmul_precision()=='highest': return fp32
 
-def _has_slow_gradients(): return torch.backends.cpu.get_cpu_capability()=='AVX2'   # of weights, in oneDNN's fp32
+def _has_only_avx2(): return torch.backends.cpu.get_cpu_capability()=='AVX2'   # oneDNN is slow there in some of fp32
 def _largest_map(dtype, *sizes): # in pixels
     "The largest result that takes less time here as a product, as we measured it"
-    if dtype==torch.float32: return 16 if _has_slow_gradients() else 4
+    if dtype==torch.float32: return 16 if _has_only_avx2() else 4
     (ks,stride,_),units = sizes,matrix_units('cpu')
     if units=='AVX-512': return 16 if ks==1 or stride>1 else 9
     return 0 if units!='AMX' else math.inf if sizes==(1,1,0) else 64   # 1x1 needs no copy
@@ -108,7 +108,7 @@ class FastConv2d(_Fast, nn.Conv2d):
                 and x.ndim==4 and len(x)>0 and w.shape[1:]==(x.shape[1],ks,ks)): return
         dtype,pixels = _product_format(x.dtype, w.dtype),(x.shape[2]//stride)*(x.shape[3]//stride)
         if dtype and pixels<=_largest_map(dtype, ks, stride, padding): return dtype,True
-        if (dtype==torch.float32 and ks>1 and w.requires_grad and len(w)>=64 and w.shape[1]>=32 and _has_slow_gradients()
+        if (dtype==torch.float32 and ks>1 and w.requires_grad and len(w)>=64 and w.shape[1]>=32 and _has_only_avx2()
             and x.is_contiguous(memory_format=torch.channels_last)): return dtype,False
     def forward(self, x):
         if not (product:=self._product(x)): return super().forward(x)

@@ -257,7 +257,7 @@ def test_the_gradient_of_weights_in_pieces(n, side):
 @pytest.fixture(params=[True,False], ids=['AVX2','wider'])
 def slow_gradients(request, monkeypatch):
     "Is this processor one on which the weights' gradient alone is a product?"
-    monkeypatch.setattr(speed, '_has_slow_gradients', lambda: request.param)
+    monkeypatch.setattr(speed, '_has_only_avx2', lambda: request.param)
     return request.param
 
 @pytest.fixture
@@ -288,7 +288,7 @@ def test_when_a_weights_gradient_is_a_product(products, slow_gradients, ni, nf, 
 @pytest.mark.parametrize('size, bf16', [(4,False), (8,False), (4,True)])
 def test_a_backward_pass_in_autocast(monkeypatch, size, bf16):
     "Its products are in the format of the forward pass, whatever is set when it comes"
-    monkeypatch.setattr(speed, '_has_slow_gradients', lambda: True)
+    monkeypatch.setattr(speed, '_has_only_avx2', lambda: True)
     torch.manual_seed(0)
     conv,x = fast_conv(32, 64, 3, padding=1, bias=False),_nhwc(torch.randn(4,32,size,size)).requires_grad_()
     with torch.autocast('cpu', torch.bfloat16, enabled=bf16): y,plain = conv(x),nn.Conv2d.forward(conv, x)
@@ -309,7 +309,7 @@ kinds = {'AMX':True, 'AVX-512':True, 'others':True, 'AVX2':False, 'wider than AV
 def test_when_a_convolution_is_a_product(products, monkeypatch, kind):
     "On maps that are small enough for this kind of processor; it agrees with PyTorch's within rounding, and leaves the rest alone"
     monkeypatch.setattr(speed, 'matrix_units', lambda device: kind)
-    monkeypatch.setattr(speed, '_has_slow_gradients', lambda: kind=='AVX2')
+    monkeypatch.setattr(speed, '_has_only_avx2', lambda: kind=='AVX2')
     torch.manual_seed(0)
     bf16,every = kinds[kind],{*kinds}-{'others'}
     dtype,eps = (torch.bfloat16,.015) if bf16 else (torch.float32,1e-5)
