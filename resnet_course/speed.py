@@ -142,7 +142,7 @@ void moments(const T *x, I n, I c, I parts, A *sums, D *mean, D *m2) {   // sums
     D *restrict m = mean+p*c, *restrict v = m2+p*c;
     CHANNELS m[j] = v[j] = 0;
     FEW_ROWS {
-      D few = hi-lo, all = hi-p*n/parts;
+      D few = hi-lo, all = hi-p*n/parts, share = few/all;
       CHANNELS s[j] = d[j] = q[j] = 0;
       for (I i=lo; i<hi; i++) { const T *restrict xi = x+i*c; CHANNELS s[j] += get(xi[j]); }
       CHANNELS s[j] /= (A)few;
@@ -150,7 +150,7 @@ void moments(const T *x, I n, I c, I parts, A *sums, D *mean, D *m2) {   // sums
         const T *restrict xi = x+i*c;
         CHANNELS { A o = get(xi[j])-s[j]; d[j] += o; q[j] += o*o; }
       }
-      CHANNELS { D o = s[j] + d[j]/few - m[j]; m[j] += o*few/all; v[j] += q[j] + o*o*few*(all-few)/all; }
+      CHANNELS { D e = d[j]/few, o = s[j] + e - m[j]; m[j] += o*share; v[j] += q[j] - d[j]*e + o*o*share*(all-few); }
     }
   }
 }
@@ -268,7 +268,7 @@ class FastNorm(_Fast, nn.BatchNorm2d):
         noted, is added between the two"""
         rows,n = _nhwc(x),x.numel()//x.shape[1]
         mean,var = _moments(_loops(x.dtype), rows.detach())
-        if not (mean+var).isfinite().all():   # what comes of it is PyTorch's matter
+        if not (n*(mean.abs()+var)).to(self.weight).isfinite().all():   # what PyTorch makes of such sums is its own matter
             y = super().forward(x)
             if add: y = y+add()
             return F.relu(y) if relu else y

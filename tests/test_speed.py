@@ -76,6 +76,7 @@ noise = torch.randn(6,3,11,9, generator=torch.Generator().manual_seed(0))
 large = torch.randn(64,3,64,64, generator=torch.Generator().manual_seed(0))
 hard = {**{f'scale {s:g}':noise*s for s in (1e-4,1e-2,1e2,1e4,1e16)}, **{f'mean {m:g}':noise+m for m in (-10,1e2,1e3,1e4)},
         'first pixel':at(large, (0,slice(None),0,0), 100), 'last pixel':at(large, (-1,slice(None),-1,-1), -1e4),
+        'hardly any deviation':noise*.01+1e4, 'the first of every 32':at(large, (..., slice(None,None,32)), 1e4),
         'some pixel':at(noise, (3,slice(None),5,2), 1e6), 'half of it':at(noise, slice(0,3), 1e4),
         'one white corner':at(torch.zeros(128,3,32,32), (0,slice(None),0,0), 1),
         'nearly constant':at(large*0+.1, (0,slice(None),0,0), 1),
@@ -718,10 +719,11 @@ def test_what_is_changed_later(name):
     else:
         for p,q in zip(a, b): assert p is q is None or torch.allclose(p, q, atol=1e-5)
 
-@pytest.mark.parametrize('value', [float('inf'), -float('inf'), 3.3e38])
+@pytest.mark.parametrize('value', [float('inf'), -float('inf'), 3.3e38, -1e37, 3e35])   # the last: only their sums do not fit
 def test_numbers_near_the_end_of_their_format(value):
     "As PyTorch's, whatever that is"
-    for x in (at(torch.randn(4,4,5,5), (1,2,3,3), value), torch.full((64,4,5,5), value)):
+    same = torch.full((64,4,5,5), value)
+    for x in (at(torch.randn(4,4,5,5), (1,2,3,3), value), same, same.bfloat16()):
         for p,q in zip(*both(noop, x)): assert torch.allclose(p, q, 1e-4, 1e-4, equal_nan=True)
     for p,q in zip(*both(lambda m: m.double(), torch.randn(4,4,5,5).double()*1e160)): assert torch.allclose(p, q, equal_nan=True)
 
