@@ -76,8 +76,7 @@ noise = torch.randn(6,3,11,9, generator=torch.Generator().manual_seed(0))
 large = torch.randn(64,3,64,64, generator=torch.Generator().manual_seed(0))
 hard = {**{f'scale {s:g}':noise*s for s in (1e-4,1e-2,1e2,1e4,1e16)}, **{f'mean {m:g}':noise+m for m in (-10,1e2,1e3,1e4)},
         'first pixel':at(large, (0,slice(None),0,0), 100), 'last pixel':at(large, (-1,slice(None),-1,-1), -1e4),
-        'hardly any deviation':noise*.01+1e4, 'the first of every 32':at(large, (..., slice(None,None,32)), 1e4),
-        'some pixel':at(noise, (3,slice(None),5,2), 1e6), 'half of it':at(noise, slice(0,3), 1e4),
+        'hardly any deviation':noise*.01+1e4, 'some pixel':at(noise, (3,slice(None),5,2), 1e6), 'half of it':at(noise, slice(0,3), 1e4),
         'one white corner':at(torch.zeros(128,3,32,32), (0,slice(None),0,0), 1),
         'nearly constant':at(large*0+.1, (0,slice(None),0,0), 1),
         'first photo':at(noise, 0, 1e3), 'one channel':at(noise, (slice(None),1), 7), 'large':large}
@@ -719,7 +718,7 @@ def test_what_is_changed_later(name):
     else:
         for p,q in zip(a, b): assert p is q is None or torch.allclose(p, q, atol=1e-5)
 
-@pytest.mark.parametrize('value', [float('inf'), -float('inf'), 3.3e38, -1e37, 3e35])   # the last: only their sums do not fit
+@pytest.mark.parametrize('value', [float('inf'), -float('inf'), 3.3e38, -1e37, 3e35])   # of the last two only the sums do not fit
 def test_numbers_near_the_end_of_their_format(value):
     "As PyTorch's, whatever that is"
     same = torch.full((64,4,5,5), value)
