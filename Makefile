@@ -1,4 +1,4 @@
-# Each target sets up what it needs (a venv, once, and again when settings.ini or the lock changes) and then does its one job.
+# A target sets up what it needs (most a venv, once, and again when settings.ini or the lock changes) and then does its one job.
 PYTHON ?= python3
 VENV ?= .venv
 DATA ?= sample
@@ -16,7 +16,7 @@ STRICT := env PYTHONWARNINGS="$$(grep -Ev '^(\#|$$)' .ci/warnings | paste -sd , 
 run: venv  ## train the ladder of models; DATA=imagenette or a folder for real photos
 	$(PY) -m resnet_course ladder --data $(call quote,DATA) --resume
 
-test: venv  ## everything that CI runs
+test: venv  ## every notebook and every test
 	PATH="$$(cd $(V)/bin && pwd):$$PATH" bash .ci/in_step
 	@$(if $(OFFLINE),true,echo "no unshare here: the tests run with the network on")
 	@# several processes: one thread each, or they stall each other; the path as a reader runs it, with all cores
@@ -33,9 +33,10 @@ test-slow: venv  ## what takes long: faults of every kind, a run killed 200 time
 	env RESNET_COURSE_FAULTS="$$PWD/results/faults" OMP_NUM_THREADS=1 $(PY) -m pytest -q -s -m "faults or long" tests
 	bash .ci/pythons
 
-lock: venv  ## make the lock anew from settings.ini's ranges, then try the newest of everything, which doctor then knows
-	PATH="$$(cd $(V)/bin && pwd):$$PATH" bash .ci/lock
-	PATH="$$(cd $(V)/bin && pwd):$$PATH" bash .ci/newest --keep
+lock:  ## make the lock anew from settings.ini's ranges, then try the newest of everything, which doctor then knows
+	@# without the venv: the old lock may not fit the new ranges
+	PYTHON=$(call quote,PYTHON) bash .ci/lock
+	PYTHON=$(call quote,PYTHON) bash .ci/newest --keep
 
 learn: venv  ## copy the lessons into a folder of your own, resnet-lessons, and open JupyterLab there
 	$(PY) -m resnet_course learn resnet-lessons
@@ -47,7 +48,7 @@ lab: venv  ## open the course's own notebooks in JupyterLab, to change them
 readme: venv  ## make README.md from index.ipynb
 	$(PY) .ci/readme.py
 
-venv:
+venv:  ## make the virtual environment, as the others do that need it
 	@bash .ci/venv $(V) $(call quote,PYTHON)
 
 help:

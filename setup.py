@@ -23,8 +23,8 @@ class WithLessons(build_py):
         if self.editable_mode: return   # they are beside it
         lessons = Path(self.build_lib)/cfg['lib_name']/'lessons'
         shutil.rmtree(lessons, ignore_errors=True)   # of an earlier build
-        for o in ('nbs','results'):
-            shutil.copytree(o, lessons/o, ignore=shutil.ignore_patterns('.*', '__pycache__', 'runs'))
+        for o in ('nbs','results','images'):
+            shutil.copytree(o, lessons/o, ignore=shutil.ignore_patterns('.*', '__pycache__', 'runs', '*.pt', '*.safetensors', 'curves.png'))
         shutil.copy('index.ipynb', lessons)
 
 setup(

@@ -13,9 +13,12 @@ from .kit.files import check_name, CourseError, load_json
 from .kit.records import check_record, misfit, share, whole
 
 # %% ../nbs/tools/again.ipynb #c6eeb2f3
+def _of_a_ladder(settings):
+    return not misfit(settings, dict(presize=whole(1,2**12), resize=whole(1,2**12), bs=whole(1,2**16))) and len(settings)==3
+
 def _needed(kind): # of command
     "What `reproduce` reads of a record, beyond what each has"
-    settings = dict(settings=dict(presize=whole(1,2**12))) if kind!='experiment' else {}
+    settings = {} if kind=='experiment' else dict(settings=_of_a_ladder if kind=='ladder' else dict(presize=whole(1,2**12)))
     return dict(settings, seed=whole(0,2**32-1), accuracy=share, hardware=dict(threads=whole(1)))
 
 def finished_run(file) -> tuple: # the record, and the words of its command
@@ -40,10 +43,10 @@ def photos_of(rec, file, data, exp):
     from resnet_course.kit.photos import fingerprint
     from resnet_course.data import course_path
     name,mark = rec['data']['name'],rec['data']['fingerprint']
-    can_fetch = exp or name=='sample' or name.startswith('imagenette')
+    usual = (exp.data if exp else None) or ('sample' if name=='sample' else None)
+    can_fetch = usual or name.startswith('imagenette')
     if not (data or can_fetch or os.environ.get('RESNET_COURSE_DATA')):
         raise CourseError(f"{file} is of photos that the course cannot fetch ({name}): say where they are with --data")
-    usual = exp.data if exp else 'sample' if name=='sample' else None
     path = course_path(data or usual, exp.presize if exp else rec['settings']['presize'])
     if fingerprint(path)==mark: return path
     raise CourseError(f"{path} does not hold the photos of the record ({name}, fingerprint {mark}): "

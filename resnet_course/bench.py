@@ -14,7 +14,7 @@ from .kit.records import made_on, maybe, misfit, number, whole
 from .kit.photos import class_of, data_name, fingerprint, photos_by_class
 from .kit.costs import layer_costs
 from .kit.results import record_files
-from .kit.runs import commit, hardware, versions
+from .kit.runs import command_line, commit, hardware, versions
 from .kit.gpu import tuned
 from .kit.timing import (in_precision, interleaved, machine_peaks, matrix_units, peak_memory, plain_step, profile_epoch,
                                       training_step, wait)
@@ -266,7 +266,7 @@ def _floors(b):
     for name,net,bs in (('resnet18',resnet18,b.bs), ('resnet50',resnet50,b.bs//2)):
         step = b.course(net(10), b.batch(b.sizes[0], bs))
         floor = roofline(net(10).to(b.device), b.sizes[0], bs, peaks).groupby('kind').floor.sum()
-        spent = time_by_kind(step)
+        spent = time_by_kind(step) if b.device.type=='cpu' else pd.Series(dtype=float)   # a GPU works beside this process
         for kind in spent.index.union(floor.index, sort=False):
             yield dict(about, net=name, what=kind, median=spent.get(kind), floor=floor.get(kind), unit='ms')
         ms = 1e3*b.times({'step':step})['step']
@@ -309,7 +309,7 @@ def bench(
             print(f'({part}) {name}')
             set_seed(42)
             with tuned(b.device): rows = list(_parts[name](b))
-            command = f'resnet_course bench --parts {part} --data {data_name(path)} --repeats {repeats}'
+            command = command_line('bench', parts=part, data=data_name(path), repeats=repeats) + ' --quick'*quick
             save_json(file, dict(name=f'bench-{name}', command=command, **about, rows=rows, hardware=hardware(),
                                  versions=versions(), commit=commit()))
             gc.collect()

@@ -188,7 +188,7 @@ def experiment(
 # %% ../nbs/tools/cli.ipynb #1ac62a2b
 @app.command()
 def train(
-    recipe:Annotated[str, typer.Option(help="imagenette-5ep, imagenette-20ep, resnet50-20ep, "
+    recipe:Annotated[str, typer.Option(help="imagenette-5ep, imagenette-20ep, top-5ep, top-20ep, resnet50-20ep, "
                                             "chapter14, tiny, or a variant of these")]='imagenette-5ep',
     model:Annotated[Optional[str], typer.Option(help="fcn, resblock, resblock2, resnet18, resnet34, resnet50, "
                                                      "resnet101 or resnet152", show_default="the recipe's")]=None,
@@ -206,15 +206,16 @@ def train(
     from resnet_course import recipe as lesson
     from resnet_course.data import course_path
     from resnet_course.kit.photos import data_name
-    from resnet_course.scale import for_many, joined, restarted
+    from resnet_course.kit.runs import record_file
+    from resnet_course.scale import for_many, joined, launched
     r = lesson.recipe(recipe)
     if model is not None: check_name('model', model, lesson.course_nets)
     _check_run(out or Path('runs'), precision, alone=False)
     path = course_path(data, (r if size is None else lesson.resized(r, size)).presize)
     out = out or Path('runs')/f'train-{data_name(path)}'
     if scale_batch: r = for_many(r)
-    with joined() as cbs:
-        if restarted(): resume,overwrite = True,False
+    file = record_file(out, model or r.model, r.name, seed)
+    with joined() as cbs, launched(file, resume, overwrite) as (resume,overwrite):
         run = partial(lesson.train, path, r, model, epochs, size, seed, out, resume, overwrite, precision, cbs)
         _run({model or r.model:run}, out)
 
@@ -355,7 +356,7 @@ def learn(
     dest = folder or own.course_folder() or Path('resnet-lessons')
     if why:=cannot_write(dest): raise CourseError(f"{dest}: {why}; name a folder of yours")
     for line in own.bring(dest, solutions): tell(line)
-    if others:=own.missing_libraries(dest):
+    if others:=own.missing_libraries():
         typer.echo(f"some lessons compare with {', '.join(others)}: pip install {' '.join(others)} for those")
     if lab: raise typer.Exit(own.open_lab(dest))
 

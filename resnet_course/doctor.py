@@ -60,19 +60,24 @@ def _check_folder(what, folder, way_out, why=None):
     free = shutil.disk_usage(at).free/1e9
     return what, f'{folder}, {free:.0f} GB free', f'only {free:.1f} GB free; make room' if free<1 else None
 
+# %% ../nbs/tools/doctor.ipynb #6dc62b2d
 def _check_data(data):
     "Which data a run would find; of the folder `data`, if there is one, also every broken photo, and copies in both splits"
     from resnet_course.kit.files import shard_index
     from resnet_course.kit.photos import broken_images, copied_photos
     from resnet_course.kit.shards import class_counts
-    from resnet_course.data import course_path, imagenette_on_disk
-    name = data or os.environ.get('RESNET_COURSE_DATA') or None
+    from resnet_course.data import course_path, imagenette_on_disk, small_sets
+    env = os.environ.get('RESNET_COURSE_DATA') or None
+    name = env if data=='imagenette' and env not in (None,'sample') else data or env   # as `course_path` has it
+    if name in small_sets:
+        yield 'data', f'{name}, which is for the experiments, and looked for when one needs it', None
+        return
     to_fetch = 'Imagenette is not on this disk, and is downloaded when it is needed; --data sample needs no network'
     try:
         if name in (None, 'sample', 'imagenette'): yield 'data', str(imagenette_on_disk() or to_fetch), None
         else:
             path = course_path(name)
-            for file,reason in broken_images(path) if data else ():
+            for file,reason in broken_images(path) if data and path.is_dir() else ():
                 yield 'broken', f'{file} ({reason})', 'repair or remove it'
             for file,other in copied_photos(path) if data and path.is_dir() and not shard_index(path) else ():
                 yield 'copied', f'{file} is {other}', 'remove one of them: a photo that is trained on cannot be validated on'

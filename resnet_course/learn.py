@@ -23,10 +23,10 @@ def lessons_home() -> Path:
     raise CourseError(f"the lessons are not in {package}: install resnet_course again, with pip or from a clone")
 
 def course_files(home:Path) -> list: # paths relative to `home`
-    "What a reader's folder holds: the front page, the notebooks, and the records that they show"
-    found = [o for d in ('nbs','results') for o in (home/d).rglob('*') if o.is_file()]
+    "What a reader's folder holds: the front page, the notebooks, and the records and pictures that they show"
+    found = [o for d in ('nbs','results','images') for o in (home/d).rglob('*') if o.is_file()]
     names = [o.relative_to(home) for o in (home/'index.ipynb', *found) if o.exists()]
-    return sorted(o for o in names if o.suffix in ('.ipynb','.json','.png','.svg') and '.ipynb_checkpoints' not in o.parts)
+    return sorted(o for o in names if o.suffix in ('.ipynb','.json','.png','.svg','.pdf') and '.ipynb_checkpoints' not in o.parts)
 
 # %% ../nbs/tools/learn.ipynb #c3e11ccf
 def source(cell): return ''.join(cell['source'])
@@ -95,7 +95,7 @@ def _place(dest, home):
     "Raises `CourseError` for a folder that the lessons should not be copied into"
     if dest.exists() and not dest.is_dir(): raise CourseError(f"{dest} is no folder: name another")
     if (dest/'resnet_course'/'__init__.py').exists() or home.resolve() in (dest.resolve(), *dest.resolve().parents) \
-            and (dest.resolve().relative_to(home.resolve()).parts or ('nbs',))[0] in ('nbs','results','resnet_course'):
+            and (dest.resolve().relative_to(home.resolve()).parts or ('nbs',))[0] in ('nbs','results','images','resnet_course'):
         raise CourseError(f"{dest} holds the course's own files: name a folder of yours, such as my-lessons")
     made = (dest/course_mark).exists() or (dest/'nbs'/'00_why.ipynb').exists()
     if dest.exists() and any(dest.iterdir()) and not made:
@@ -126,6 +126,14 @@ def _bring_notebook(file, dest, name, data, cells, base):
     return f'{file.name}: ' + '; '.join([f'{named} begins in another way now, which is below your answer']*bool(named) +
         [f"{other} cell{'s'*(other>1)} changed by you and by the course: yours {'are' if other>1 else 'is'} below the new"]*bool(other))
 
+def _take_away(file, base):
+    "Delete a notebook of the course's, if it is as it was brought; returns what there is to say"
+    mine = _book(_read(file))
+    if not mine or {k:source(c) for k,c in keyed(mine['cells']).items()}!=base:
+        return f'{file} gives answers away, and is kept, as you have changed it'
+    file.unlink()
+    return ''
+
 def _write(file, data):
     with write_whole(file, 'wb') as f: f.write(data)
     return ''
@@ -145,7 +153,9 @@ def bring(
     state,said = dict(version=resnet_course.__version__, solutions=solutions, cells={}, files={}),[]
     for o in course_files(home):
         name,file,data = o.as_posix(),dest/o,(home/o).read_bytes()
-        if not solutions and (o.name in _for_teachers or o.parent.name in _for_teachers): continue
+        if not solutions and (o.name in _for_teachers or o.parent.name in _for_teachers):
+            if file.exists(): said.append(_take_away(file, (was.get('cells') or {}).get(name)))
+            continue
         if o.suffix=='.ipynb':
             book = json.loads(data)
             cells = book['cells'] if solutions else without_solutions(book['cells'])
@@ -158,15 +168,17 @@ def bring(
             elif old!=data: _write(file, data)
             state['files'][name] = _digest(data)
     save_json(dest/course_mark, state)
+    if not solutions and (before:=dest/'.before').exists():
+        said.append(f'{before} holds notebooks as they were, which may have solutions: delete it before you hand the folder out')
     how = f"brought up to date, from version {was['version']} to {state['version']}" if was else 'ready'
     return [f"{dest}: {len(state['cells'])} notebooks are {how}; begin with nbs/00_why.ipynb", *filter(None, said)]
 
 # %% ../nbs/tools/learn.ipynb #138f4e53
-def missing_libraries(folder:Path) -> list:
-    "What code cells of the lessons import, and this Python does not have"
+def missing_libraries() -> list:
+    "What code cells of the course's lessons import, and this Python does not have"
     names = set()
-    for o in (folder/'nbs').glob('[0-9]*.ipynb'):
-        for c in (_book(_read(o)) or dict(cells=()))['cells']:   # the reader's may not be readable now
+    for o in (lessons_home()/'nbs').glob('[0-9]*.ipynb'):
+        for c in _book(_read(o))['cells']:
             if c['cell_type']!='code': continue
             for line in re.findall(r'^import ([\w, ]+)|^from (\w+)[\w.]* import', source(c), re.M):
                 names |= {n.split()[0] for n in ''.join(line).split(',') if n.strip()}

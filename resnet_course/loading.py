@@ -48,7 +48,7 @@ class PhotoCache:
             sizes = np.array(index['sizes'])   # of whole numbers, two for each photo, none of them large
             fine = sizes.dtype.kind=='i' and sizes.shape[1:]==(2,) and 0<sizes.min()<=sizes.max()<2**20
             if not fine or len(sizes)!=len(files or sizes): raise ValueError(f'{file} is spoiled')
-            in_bytes = sizes.prod(1)*3
+            in_bytes = sizes.prod(1, dtype=np.int64)*3
             if in_bytes.sum()!=pixels_end: raise ValueError(f'{file} is incomplete')
             f.seek(0)   # read, not mapped: it passes through little memory
             if [zlib.crc32(f.read(n)) for n in in_bytes.tolist()]!=index['sums']: raise ValueError(f'{file} is spoiled')
@@ -95,7 +95,7 @@ def cached_photos(
 ) -> PhotoCache: # or `PhotoFiles`, where there is no room for a cache
     "The photos of `path` from a cache, which is built if there is none that fits"
     path,files,presize = Path(path),L(files).map(Path),check_size('presize', presize)
-    names = [f.relative_to(path).as_posix() for f in files]
+    names = [f.relative_to(path).as_posix().encode(errors='backslashreplace').decode() for f in files]   # one may be no UTF-8
     about = dict(presize=presize, fingerprint=fingerprint(path), names=names)
     key = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:8]   # folders of one name have caches of their own
     with one_builder(f'{key}-{presize}'):
@@ -357,10 +357,11 @@ def hold_out(
     share:float, # of the training photos
     seed:int=42, # of which photos are drawn
 ) -> DataLoaders: # the same, changed in place
-    "Validate on a part of the training photos, which are then not trained on"
+    "Validate on a part of the training photos, which are then not trained on. Raises `CourseError` where fewer than two are left"
     train = dls.train.dataset
-    held = np.zeros(len(train), bool)
-    held[np.random.default_rng(seed).permutation(len(train))[:max(round(share*len(train)), 1)]] = True
+    held,n = np.zeros(len(train), bool),max(round(share*len(train)), 1)
+    if len(train)-n<2: raise CourseError(f"hold_out {share}: of {len(train)} photos {len(train)-n} would be left to train on; hold out fewer")
+    held[np.random.default_rng(seed).permutation(len(train))[:n]] = True
     def part(dl, which):
         ds = copy(dl.dataset)
         ds.items = [o for o,yes in zip(train.items, which) if yes]

@@ -330,7 +330,7 @@ class Trained:
         items, # a photo, or a list of them: paths, or what else fastai's `learn.predict` takes, such as a PIL image
     ) -> pd.DataFrame: # one row for each photo, indexed by path or number; columns class, probability
         "The likeliest class of each photo. Raises `CourseError` for a file that is not a photo, or where there is none"
-        one = isinstance(items, (np.ndarray,Tensor,bytes,str)) or hasattr(items, 'read') or not is_iter(items)
+        one = isinstance(items, (np.ndarray,Tensor,bytes,bytearray,memoryview,str)) or hasattr(items, 'read') or not is_iter(items)
         items = [items] if one else list(items)
         if not items: raise CourseError("there is no photo to predict: pass a path or a list of them")
         for o in items:

@@ -34,7 +34,7 @@ def misconceptions(name:str) -> list:
         said = o.elts[0] if isinstance(o, ast.Tuple) and len(o.elts)>1 else \
             o.args[0] if isinstance(o, ast.Call) and getattr(o.func, 'id', '')=='Wrong' and o.args else None
         words = said is not None and _words(said)
-        if words and words.count(' ')>1: res.append(re.sub(r'^\.\.\.:? ?', '', words))
+        if words and words.count(' ')>1: res.append(re.sub(r'^\.\.\.[:;,]? ?', '', words))
     return list(dict.fromkeys(res))
 
 # %% ../nbs/tools/teach.ipynb #05e4b1eb
@@ -138,6 +138,7 @@ def gathered(
     if names and len(names)!=max(1, len(folders)):
         raise CourseError(f"{len(names)} names for {max(1, len(folders))} readers: give one --name for each, or none")
     names = [*names] or [Path(o).resolve().name for o in folders] or ['me']
+    names = [o.encode(errors='backslashreplace').decode() for o in names]   # one may be no UTF-8
     names,rows = [f"'{o}" if o[:1] in '=+-@' else o for o in names],[]   # a spreadsheet would compute it
     for name,o in zip(names, folders or [None]):
         done = check.progress(o).set_index('exercise').passed

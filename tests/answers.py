@@ -200,6 +200,8 @@ def with_numpy(scores, targ):
 wrong('cross_entropy', 'softmax came before', lambda s,y: with_logsumexp(s.softmax(1), y))
 wrong('cross_entropy', 'overflow in `exp`',
       lambda s,y: -(s.exp()/s.exp().sum(1, keepdim=True)).log()[range(len(y)),y].mean())
+wrong('cross_entropy', 'rounds to 0, and its logarithm', lambda s,y: -s.softmax(1)[range(len(y)),y].log().mean())
+wrong('cross_entropy', "PyTorch's cross-entropy is in it", lambda s,y: F.cross_entropy(s, y))
 wrong('cross_entropy', 'the sign', lambda s,y: s.log_softmax(1)[range(len(y)),y].mean())
 wrong('cross_entropy', 'came the sum', lambda s,y: F.nll_loss(s.log_softmax(1), y, reduction='sum'))
 wrong('cross_entropy', 'one for each row', lambda s,y: -s.log_softmax(1)[range(len(y)),y])
@@ -283,6 +285,9 @@ def functional(linear, c, side): return lambda x: F.conv2d(x, linear.weight.view
 def conv_of(weight, bias=True, **kw): return lambda lin,c,side: lambda x: F.conv2d(x, weight(lin.weight, c, side),
                                                                                   lin.bias if bias else None, **kw)
 def plain_view(w, c, n): return w.view(-1,c,n,n)
+wrong('as_conv', 'RuntimeError', lambda lin,c,side: lambda x: F.conv2d(x, lin.weight.view(-1,3,4,4), lin.bias))
+wrong('as_conv', 'expected shape (2, 5, 3, 5), came shape (2, 5, 1, 1)',
+      lambda lin,c,side: lambda x: F.conv2d(x, plain_view(lin.weight, c, side), lin.bias).mean((2,3), keepdim=True))
 wrong('as_conv', 'another order', conv_of(lambda w,c,n: w.view(-1,n,n,c).permute(0,3,1,2)))
 wrong('as_conv', 'height and width', conv_of(lambda w,c,n: w.view(-1,c,n,n).mT))
 wrong('as_conv', 'padding', conv_of(plain_view, padding=1))
@@ -307,6 +312,7 @@ for words,how in {'the wrong way round':'bihw,io->bohw', 'height and width':'bih
 wrong('conv1x1', 'came the mean', lambda x,w: F.conv2d(x, w[:,:,None,None])/w.shape[1])
 wrong('conv1x1', 'off by up to', lambda x,w: F.conv2d(x, w[:,:,None,None]).relu())
 wrong('conv1x1', 'RuntimeError', lambda x,w: w @ x)
+wrong('conv1x1', 'RuntimeError', lambda x,w: (w @ x.flatten(2)).view(x.shape))
 
 # 03: the shortcut
 

@@ -2,11 +2,13 @@
 import shutil, tempfile, torchvision
 from io import BytesIO
 from fastai.vision.all import *
+from itertools import product   # after fastai, which has another
 from resnet_course.kit.arrays import PadCrop
 from resnet_course.degradation import cifar_resnet, CifarBlock, PadChannels
 from resnet_course.classics import copy_weights
 from resnet_course.bottleneck import Bottleneck, resnet50
 from resnet_course.resblock import ResBlock
+from resnet_course.resnet import ResNet
 from resnet_course.preact import PreActBlock
 from answers import around, block, branch, right, squeeze, strided, wrong
 
@@ -39,6 +41,8 @@ for words,pick in {'mean of each window':lambda x,s: F.avg_pool2d(x, s, ceil_mod
                        x[..., :x.shape[2]//s*s, :x.shape[3]//s*s], (x.shape[2]//s,x.shape[3]//s)),
                    'off by up to':lambda x,s: x[..., ::s, ::s].relu()}.items():
     wrong('pad_channels', words, padded(last, pick))
+wrong('pad_channels', 'RuntimeError', lambda x,nf,s: F.pad(x.view(*x.shape[:2], x.shape[2]//s, s, x.shape[3]//s, s)[:,:,:,0,:,0],
+                                                           (0,0,0,0,0,nf-x.shape[1])))   # of sides that the stride divides
 wrong('pad_channels', 'are copies', lambda x,nf,stride: x.repeat(1, nf//x.shape[1]+1, 1, 1)[:, :nf, ::stride, ::stride])
 wrong('pad_channels', '`nf` in all', lambda x,nf,stride: torch.cat(
     [x[..., ::stride, ::stride], torch.zeros(len(x), nf, *x[..., ::stride, ::stride].shape[2:])], 1))
@@ -366,6 +370,11 @@ def in_place(conv, bn):
 def with_gradients(conv, bn):
     bn.bias += conv.bias
     return conv,bn
+@wrong('fold_bias', 'share tensors with the given ones')
+def the_same_weights(conv, bn):
+    new = nn.Conv2d(conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, bias=False)
+    new.weight.data = conv.weight.data
+    return new,in_copies(conv, bn)[1]
 wrong('fold_bias', 'expected the two layers', lambda conv,bn: bn.running_mean-conv.bias)
 wrong('fold_bias', 'expected the two layers', lambda conv,bn: [conv.weight, bn.running_mean-conv.bias])
 wrong('fold_bias', 'in eval mode: expected shape', lambda conv,bn: [*in_copies(conv, bn), nn.Flatten()])
@@ -531,6 +540,14 @@ def in_a_folder_beside(file, write):
         with open(f'{d}/new', 'wb') as f: write(f)
         Path(f'{d}/new').replace(file)
 
+@right('whole')
+def with_an_error_of_its_own(file, write):
+    part = file.with_suffix('.part')
+    try:
+        with open(part, 'wb') as f: write(f)
+        os.replace(part, file)
+    except OSError as e: raise OSError('not saved') from e
+    finally: part.unlink(missing_ok=True)
 @wrong('whole', 'under its own name')
 def at_once(file, write):
     with file.open('wb') as f: write(f)
@@ -669,6 +686,7 @@ def tap_by_tap(x, w, stride, padding):
     return sum(torch.tensordot(tap(i,j), w[:,:,i,j], ([1],[1])).movedim(-1,1) for i in ks for j in ks)
 
 wrong('as_product', "PyTorch's convolution is in it", lambda x,w,stride,padding: F.conv2d(x, w, None, stride, padding))
+wrong('as_product', 'RuntimeError', lambda x,w,s,p: (w.flatten(1) @ F.unfold(x, 3, 1, p, s)).unflatten(2, places(x, w, s, p)))
 wrong('as_product', '`stride` is not used', lambda x,w,stride,padding: unfolded(x, w, 1, padding))
 wrong('as_product', '`padding` is not used', lambda x,w,stride,padding: unfolded(x, w, stride, 0))
 wrong('as_product', 'stride and padding are exchanged', lambda x,w,stride,padding: unfolded(x, w, padding, stride))
@@ -857,7 +875,12 @@ wrong('decay_groups', 'in no group', lambda net,wd: grouped(spare)(net, wd)[:1])
 wrong('decay_groups', 'in two groups', lambda net,wd: [dict(params=net.parameters(), weight_decay=wd),
                                                        *grouped(spare)(net, wd)[1:]])
 wrong('decay_groups', 'came Parameter in it', lambda net,wd: [p for p in net.parameters() if p.ndim>1])
-wrong('decay_groups', 'the decay of 0.weight: expected 0.3, came 0.05', lambda net,wd: grouped(spare)(net, .05))
+@wrong('decay_groups', 'the decay of 0.0.bias')
+def of_the_top(net, wd):
+    "Finds the norms of a flat net, and no others"
+    no = [p for m in net.children() for name,p in m.named_parameters() if name=='bias' or is_norm(m)]
+    return [dict(params=[p for p in net.parameters() if all(p is not o for o in no)], weight_decay=wd), dict(params=no, weight_decay=0.)]
+wrong('decay_groups', 'the decay of 0.0.weight: expected 0.3, came 0.05', lambda net,wd: grouped(spare)(net, .05))
 wrong('decay_groups', 'TypeError', lambda net,wd: wd)
 
 # 09: eight effects from sixteen runs
@@ -1142,7 +1165,9 @@ wrong('hunt_loss', 'not changed yet: 2 mistakes are left', partial(small_net, so
 wrong('hunt_loss', '1 mistake is left. One shows like this: with ten classes the loss', partial(small_net, softmax=nn.Softmax(dim=-1)))
 wrong('hunt_loss', 'another size stops the net', partial(small_net, end=fixed_end))
 wrong('hunt_loss', 'log-softmax does no harm', partial(small_net, softmax=nn.LogSoftmax(1)))
-wrong('hunt_loss', 'off by up to', partial(small_net, end=lambda n: [nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(32, n)]))
+for pool,side in product((nn.AdaptiveMaxPool2d,nn.AdaptiveAvgPool2d), (1,2)):
+    right('hunt_loss', partial(small_net, end=lambda n, pool=pool, side=side: [pool(side), nn.Flatten(), nn.Linear(32*side**2, n)]))
+wrong('hunt_loss', 'expected 5,466 parameters', partial(small_net, end=lambda n: [nn.AdaptiveAvgPool2d(3), nn.Flatten(), nn.Linear(32*9, n)]))
 
 # a block from a blog
 
@@ -1160,6 +1185,13 @@ class Blog(nn.Module):
         out = self.inside(b(self.conv2(F.relu(a(self.conv1(x))))))
         return F.relu(out + (x if self.same else self.proj(x if self.of=='x' else out)))
 right('hunt_block', Blog)
+@right('hunt_block')
+class ShortcutFirst(nn.Module):
+    def __init__(self, ni, nf, stride=1):
+        super().__init__()
+        self.proj = nn.Sequential() if ni==nf and stride==1 else strided(ni, nf, stride)
+        self.branch = branch(ni, nf, stride, gamma=1)
+    def forward(self, x): return F.relu(self.branch(x) + self.proj(x))
 wrong('hunt_block', 'not changed yet: 3 mistakes are left', partial(Blog, norms=(1,1), inside=F.relu, of='out'))
 wrong('hunt_block', '2 mistakes are left', partial(Blog, inside=F.relu, of='out'))
 wrong('hunt_block', 'the block can only add', partial(Blog, inside=F.relu))
@@ -1175,6 +1207,7 @@ wrong('hunt_expansion', 'that is ResNet-34', type('Mine', (ResBlock,), {}))
 wrong('hunt_expansion', 'parameters; ResNet-50 has 23,547,754', block(partial(squeeze, inner=lambda ni,nf: nf//2)))
 wrong('hunt_expansion', 'off by up to', block(partial(squeeze, act=nn.Tanh)))
 wrong('hunt_expansion', 'not callable', lambda *a: 5)
+wrong('hunt_expansion', 'Is `stride` used?', block(lambda ni,nf,stride: squeeze(ni, nf, 1)))
 
 # version two of a blog
 
@@ -1230,5 +1263,15 @@ for words,kw in {'the 3x3 should': dict(strides=lambda s: (s,1,1)), 'D pools fir
                      around=partial(around, pool=partial(nn.MaxPool2d, ceil_mode=True)))}.items():
     wrong('capstone', words, partial(fifty, **kw))
 wrong('capstone', 'expected a module, came list', lambda n: [*fifty(n)])
+wrong('capstone', 'ten classes are built in', lambda n: fifty(10))
+wrong('capstone', '1000 classes are built in', lambda n: fifty(1000))
+@wrong('capstone', 'but not in the last one of each branch')
+def first_norms_silent(n):
+    m = fifty(n, gamma=1)
+    for o in m.modules():
+        if isinstance(o, Block50): nn.init.zeros_(o.branch[0][1].weight)
+    return m
+wrong('capstone', 'part of it comes from fastai.layers', lambda n: nn.Sequential(ConvLayer(3, 32, stride=2), *fifty(n)[1:]))
+wrong('capstone', 'part of it comes from resnet_course', lambda n: type('Mine', (ResNet,), {})(n, [3,4,6,3], Bottleneck))
 wrong('capstone', 'part of it comes from resnet_course', lambda n: resnet50(n))
 wrong('capstone', 'part of it comes from torchvision.models', lambda n: torchvision.models.resnet50(num_classes=n))

@@ -268,12 +268,13 @@ def test_an_error_without_a_text(tmp_path, monkeypatch):
     assert one_line(e, 'a.jpg', '(OSError)')
 
 # --- small pictures, in memory ----------------------------------------------------------------------------------
-def mnist_files(folder, n=3):
+def mnist_files(folder, n=3, labels=None):
     "A folder with the four files of the MNIST format, in a folder of its own as torchvision leaves them"
     rng,raw = np.random.default_rng(0),folder/'FashionMNIST'/'raw'
     raw.mkdir(parents=True)
     made = {f'{s}-{what}-ubyte.gz': rng.integers(0, 10, shape, dtype=np.uint8) for s in ('train','t10k')
             for what,shape in (('images-idx3',(n,4,5)), ('labels-idx1',(n,)))}
+    if labels: made['train-labels-idx1-ubyte.gz'] = np.array(labels, np.uint8)
     for name,a in made.items():
         head = bytes([0,0,8,a.ndim]) + b''.join(o.to_bytes(4,'big') for o in a.shape)
         with gzip.open(raw/name, 'wb') as f: f.write(head+a.tobytes())
@@ -284,6 +285,12 @@ def test_the_mnist_format(tmp_path):
     *arrays,classes = load_arrays(tmp_path)
     assert [a.shape for a in arrays]==[(3,1,4,5),(3,),(3,1,4,5),(3,)] and len(classes)==10
     for a,b in zip(arrays, made): assert (a.numpy().reshape(b.shape)==b).all()
+
+@pytest.mark.parametrize('labels, name', [([9,0,0,3,0,2,7,2,5,5,0], 'Ankle boot'), ([5,0,4,1,9,2,1,3,1,4,3], '9')])
+def test_only_clothes_are_called_clothes(tmp_path, labels, name):
+    "Digits have files of the same names"
+    mnist_files(tmp_path, n=11, labels=labels)
+    assert load_arrays(tmp_path)[-1][9]==name
 
 @pytest.mark.parametrize('spoil', [lambda b: b[:len(b)//2], lambda b: b'', lambda b: b'text', lambda b: gzip.compress(b'')])
 @pytest.mark.parametrize('which', range(4))
@@ -350,8 +357,8 @@ def test_arrays_leave_out_what_folders_do(tmp_path, capsys, form):
     got = form(path)
     assert [len(o) for o in load_arrays(got)]==[8,8,8,8,2]
     told = capsys.readouterr().out
-    for o in ('2 photos are left out: they are not directly in train/<class>/', '2 files in train/<class>/ are left out',
-              '1 files in val/<class>/ are left out', 'emu holds no photos, so it is no class'): assert o in told
+    for o in ('2 photos are left out: not directly in train/<class>/', '2 files are left out: in train/<class>/, but with no ending',
+              '1 file is left out: in val/<class>/,', 'emu holds no photos, so it is no class'): assert o in told
     if form is as_folder:
         photos_by_class(path)
         assert capsys.readouterr().out==told
@@ -458,6 +465,29 @@ def test_a_hidden_folder_is_no_sign(tmp_path):
     six_signs(tmp_path/'signs')
     (tmp_path/'signs/.ipynb_checkpoints').mkdir()
     assert list(signs_dls(tmp_path/'signs').vocab)==list('012345')
+
+def test_signs_in_deeper_folders_are_left_out(tmp_path, capsys):
+    six_signs(tmp_path/'signs')
+    n = len(signs_dls(tmp_path/'signs').train_ds) + len(signs_dls(tmp_path/'signs').valid_ds)
+    capsys.readouterr()
+    photo(tmp_path/'signs/0/extra/a.jpg')
+    dls = signs_dls(tmp_path/'signs')
+    assert dls.c==6 and len(dls.train_ds)+len(dls.valid_ds)==n and '1 photos in folders within' in capsys.readouterr().out
+
+@pytest.mark.parametrize('name', ['sample','imagenette','cifar10'])
+def test_a_path_is_a_place_whatever_it_is_called(name, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    photo_set(tmp_path/name)
+    monkeypatch.setattr(data, 'imagenette_on_disk', lambda *_: tmp_path/'copy')
+    monkeypatch.setenv('RESNET_COURSE_CIFAR10', str(tmp_path))
+    assert course_path(Path(name)).resolve()==course_path(name+'/').resolve()==(tmp_path/name).resolve()
+    assert course_path(name).resolve()!=(tmp_path/name).resolve()
+
+@pytest.mark.skipif(sys.platform!='linux', reason='other systems have no such names')
+def test_a_class_that_no_file_could_name(tmp_path):
+    path = photo_set(tmp_path/'set', *[('cat',os.fsdecode(b'caf\xe9'))]*2)
+    with pytest.raises(Exception) as e: photos_by_class(path)
+    assert one_line(e, 'UTF-8', 'rename')
 
 @pytest.mark.parametrize('name', ['cifar10','fashion','signs'])
 def test_where_the_small_sets_are(tmp_path, monkeypatch, name):

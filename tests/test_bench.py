@@ -148,6 +148,10 @@ def test_measuring_memory_fails(code, says):
     with pytest.raises(Exception) as e: peak_memory(code)
     assert one_line(e, says)
 
+def test_a_program_that_says_much_is_measured():
+    pytest.importorskip('psutil')
+    assert peak_memory("import sys; sys.stderr.write('x'*10**6)") is not None
+
 def test_memory_part(drawn, monkeypatch):
     "What each process would run does run, and photos that are mapped into memory have a row of their own"
     ran = []

@@ -16,7 +16,7 @@ from resnet_course.fcn import get_fcn
 from resnet_course.kit.caches import cache_bytes, cache_mark, make_room
 from resnet_course.loading import (cached_chapter_data, cached_data, cached_photos, center_squares,
                                    PhotoCache, PhotoCrops, PhotoFiles, random_crops, random_squares)
-from conftest import CtrlC, one_line, photo_set
+from conftest import CtrlC, one_line, photo, photo_set
 
 small = dict(presize=24, resize=16, bs=16)
 def data_of(path, **kwargs): return cached_data(path, **{**small, 'cache':Path('cache'), **kwargs})
@@ -301,6 +301,7 @@ def test_writers_with_one_number_do_not_meet(tmp_path, monkeypatch):
 @pytest.mark.parametrize('name', [b'caf\xe9', b'.hid.photos-1', b'n'*250, 'ü'.encode()*120, b'a\nb'])
 def test_a_cache_for_a_folder_of_any_name(path, name):
     path = path.rename(os.fsdecode(os.fsencode(path.parent)+b'/'+name))
+    photo(path/'train'/'cat'/os.fsdecode(name+b'.jpg'))
     a = photos_of(path)
     assert isinstance(a, PhotoCache) and same(a, path) and cache_bytes('cache')==a.file.stat().st_size
     aged(a.file, 1)

@@ -195,6 +195,13 @@ def test_errors_of_train(args, words, command):
     assert status==1 and err.startswith('error: ') and err.count('\n')==1 and all(w in err for w in words)
     assert out=='' and not Path('runs').exists()
 
+def test_the_help_of_train_names_the_recipes(command):
+    "All but variants, and what another command trains or an experiment compares"
+    _,text,_ = command('train', '--help')
+    named = re.search(r'--recipe TEXT(.*) or a\s+variant', text, re.S)[1].replace(',', ' ').split()
+    others = [*recipes.speed_targets.values(), 'held-64', *(o for o in recipes.recipes if o.startswith('screen-'))]
+    assert set(named)=={o for o in recipes.recipes if o not in others and not any(o.startswith(f'{k}-') for k in recipes.recipes)}
+
 @pytest.mark.parametrize('kind', ['ladder','train','experiment','recipe'])
 def test_reproduce(kind, tiny, command, monkeypatch):
     "A record of each kind gives the same run again"
@@ -265,6 +272,9 @@ def test_errors_of_reproduce(tiny, command, a_record):
     for k in ('settings','hardware','versions','seed','seconds','accuracy','data','epochs','model'):   # by hand, say
         for o in (None, 'x' if k!='model' else 7, []): assert 'not the record of a training run' in changed(**{k:o})
     assert 'not the record of a training run' in changed(hardware={})
+    ladder = dict(command='resnet_course ladder --data sample', settings=dict(presize=32, resize=32, bs=16))
+    for sizes in (dict(presize=32), dict(ladder['settings'], more=1), dict(ladder['settings'], bs=0)):
+        assert 'not the record of a training run' in changed(**ladder|dict(settings=sizes))
     assert 'not the record of a training run' in changed(data=dict(name='cats'))
     assert 'not the record of a training run; this makes it' in changed(command='resnet_course train')
     assert "no experiment 'degradatoin'" in changed(command='resnet_course experiment degradatoin')
@@ -313,6 +323,17 @@ def test_doctor_names_photos_in_both_splits(command):
 def test_doctor_and_a_folder_that_is_no_set(command, folder):
     status,out,_ = command('doctor', '--data', folder)
     assert status==1 and '1 to mend' in out
+
+def test_doctor_and_what_is_no_folder_of_photos(command, monkeypatch):
+    Path('a.zip').write_bytes(b'x')
+    status,out,_ = command('doctor', '--data', 'a.zip')
+    assert status==1 and 'broken' not in out and out.count('\n!')==1
+    monkeypatch.setenv('RESNET_COURSE_DATA', str(Path('gone').resolve()))
+    assert 'gone' in command('doctor', '--data', 'imagenette')[1]   # as `train --data imagenette` would
+    monkeypatch.setenv('RESNET_COURSE_DATA', 'cifar10')
+    for args in ([], ['--data','fashion']):
+        status,out,_ = command('doctor', *args)
+        assert status==0 and 'for the experiments' in out
 
 @pytest.mark.parametrize('why', [None, 'no C compiler: install one'])
 def test_doctor_and_the_c_loops(command, monkeypatch, why):

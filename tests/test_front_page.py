@@ -53,6 +53,7 @@ def test_pictures_hold_on_pypi(monkeypatch):
 def test_how_to_cite():
     "The same version, licence and place as the package"
     cff = yaml.safe_load((top/'CITATION.cff').read_text(encoding='utf-8'))
+    assert f"license='{cff['license']}'" in (top/'setup.py').read_text(encoding='utf-8')
     cfg = ini['DEFAULT']
     assert cff['cff-version']=='1.2.0' and cff['version']==cfg['version'] and cff['url']==cfg['git_url']
     assert cff['authors']==[{'name':cfg['author']}] and {'title','message','license','references'} <= set(cff)

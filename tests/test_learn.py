@@ -144,6 +144,21 @@ def test_without_solutions(tmp_path, home):
     learn.bring(tmp_path/'class', solutions=True)
     assert 'x = 1' in texts(tmp_path/'class'/'nbs'/'00_why.ipynb')[0]
 
+def test_solutions_are_taken_out_again(tmp_path, home):
+    "Of a folder that had them; what somebody has changed is named, and kept"
+    for o in ('nbs/check/judge.ipynb','nbs/check/blocks.ipynb','nbs/teachers.ipynb'): home(first[0], name=o)
+    dest = tmp_path/'class'
+    learn.bring(dest)
+    change(dest/'nbs'/'check'/'blocks.ipynb', lambda cells: cells[0].update(source=['mine']))
+    (dest/'.before').mkdir()
+    said = learn.bring(dest, solutions=False)
+    assert not (dest/'nbs'/'teachers.ipynb').exists() and [o.name for o in (dest/'nbs'/'check').iterdir()]==['blocks.ipynb']
+    assert len(said)==3 and 'blocks.ipynb' in said[1] and '.before' in said[2]
+
+def test_libraries_are_those_of_the_course(tmp_path, home):
+    home(cell('i', 'import no_such_library\nfrom fastai.vision.all import *'))
+    assert learn.missing_libraries()==['no_such_library']
+
 def test_progress_is_kept_in_the_folder(mine, monkeypatch, capsys):
     monkeypatch.delenv('RESNET_COURSE_PROGRESS', raising=False)
     monkeypatch.chdir(mine.parent)

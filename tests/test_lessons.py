@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 top = Path(__file__).parent.parent
+books = sorted(o for o in (top/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in o.parts)
 def in_words(seconds):
     "What a lesson says: to 5 s under a minute, else to half a minute"
     if seconds<57.5: return f'{max(5, 5*round(seconds/5))} s'
@@ -22,26 +23,26 @@ def test_time(name):
 
 draws = re.compile(r'^(_,axs? = |fig,axs? = |ax = |plot_\w+\(|show_images?\(|dls\.show_batch|draw_flow\()', re.M)
 
-@pytest.mark.parametrize('file', sorted((top/'nbs').rglob('*.ipynb')), ids=lambda f: f.stem)
+@pytest.mark.parametrize('file', books, ids=lambda f: f.stem)
 def test_cells_that_draw_keep_their_pictures(file):
     "An edit by a tool may lose them"
     for c in json.loads(file.read_text(encoding='utf-8'))['cells']:
         if c['cell_type']=='code' and draws.search(source:=''.join(c['source'])):
             assert any('image/png' in o.get('data', {}) for o in c['outputs']), source
 
-@pytest.mark.parametrize('file', [*sorted((top/'nbs').rglob('*.ipynb')), top/'index.ipynb'], ids=lambda f: f.stem)
+@pytest.mark.parametrize('file', [*books, top/'index.ipynb'], ids=lambda f: f.stem)
 def test_no_saved_output_is_an_error(file):
     "One of a callback does not end a cell"
     cells = json.loads(file.read_text(encoding='utf-8'))['cells']
     assert not [o['evalue'] for c in cells for o in c.get('outputs', []) if o['output_type']=='error']
 
-@pytest.mark.parametrize('file', [*sorted((top/'nbs').rglob('*.ipynb')), top/'index.ipynb'], ids=lambda f: f.stem)
+@pytest.mark.parametrize('file', [*books, top/'index.ipynb'], ids=lambda f: f.stem)
 def test_no_saved_output_is_a_warning(file):
     "It names folders of the machine that it came from"
     cells = json.loads(file.read_text(encoding='utf-8'))['cells']
     assert not [o['text'] for c in cells for o in c.get('outputs', []) if o.get('name')=='stderr']
 
-@pytest.mark.parametrize('file', [*sorted((top/'nbs').rglob('*.ipynb')), top/'index.ipynb'], ids=lambda f: f.stem)
+@pytest.mark.parametrize('file', [*books, top/'index.ipynb'], ids=lambda f: f.stem)
 def test_no_text_waits_to_be_written(file):
     for c in json.loads(file.read_text(encoding='utf-8'))['cells']:
         assert not re.search(r'@@|\b(TODO|FIXME|TBD|XXX)\b', ''.join(c['source']))

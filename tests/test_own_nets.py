@@ -64,7 +64,7 @@ def test_one_photo_or_many(odd):
     f = get_image_files(odd/'val').sorted()[0]
     expected = trained.predict(f)['class'].tolist()
     with open(f, 'rb') as opened:
-        for o in (str(f), f.read_bytes(), opened, io.BytesIO(f.read_bytes()), Image.open(f), [f], (f,), iter([f]),
+        for o in (str(f), f.read_bytes(), bytearray(f.read_bytes()), memoryview(f.read_bytes()), opened, io.BytesIO(f.read_bytes()), Image.open(f), [f], (f,), iter([f]),
                   pd.Series([f])):
             assert trained.predict(o)['class'].tolist()==expected, type(o)
 

@@ -400,7 +400,7 @@ def test_photos_in_no_class_are_told(tmp_path, capsys):
     photo(path/'train'/'loose.jpg')
     assert len(photos_by_class(path)['train'])==2
     out = capsys.readouterr().out
-    assert '1 photos are left out' in out and str(path/'train'/'loose.jpg') in out and out.count('\n')==1
+    assert '1 photo is left out' in out and str(path/'train'/'loose.jpg') in out and out.count('\n')==1
 
 def test_files_that_are_no_photos_are_told(tmp_path, capsys):
     path = photo_set(tmp_path/'set')

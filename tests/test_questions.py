@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 nbs = Path(__file__).parent.parent/'nbs'
-files = [*sorted(nbs.rglob('*.ipynb')), nbs.parent/'index.ipynb']
+files = [*sorted(o for o in nbs.rglob('*.ipynb') if '.ipynb_checkpoints' not in o.parts), nbs.parent/'index.ipynb']
 books = {f: json.loads(f.read_text(encoding='utf-8'))['cells'] for f in files}
 lesson = nbs/'19_questions.ipynb'
 

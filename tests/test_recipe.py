@@ -157,6 +157,10 @@ def test_whitening_a_net_without_a_first_convolution(drawn):
     with pytest.raises(CourseError, match='whiten') as e: recipe_learner(drawn, replace(base, whiten=True), model=looks_first_at_pixels)
     assert one_line(e, 'Linear', 'whiten=False')
 
+def test_too_much_is_held_out(drawn):
+    with pytest.raises(CourseError) as e: recipe_learner(drawn, replace(base, hold_out=.99))
+    assert one_line(e, 'hold_out 0.99', 'of 64 photos 1', 'hold out fewer')
+
 @pytest.mark.parametrize('share', [.25, .001, .9])
 @pytest.mark.parametrize('flip', ['random','alternating'])
 def test_held_out_photos(drawn, share, flip):

@@ -7,7 +7,7 @@ from fastai.callback.tracker import ReduceLROnPlateau
 from fastai.callback.training import GradientAccumulation
 from resnet_course.kit import checkpoint, runs
 from resnet_course.kit.files import load_json, save_json
-from resnet_course.kit.identity import check_same, net_macs, run_setup
+from resnet_course.kit.identity import check_same, net_macs, run_setup, told
 from resnet_course.kit.results import plot_history, results
 from resnet_course.kit.runs import command_line, measured_fit
 from resnet_course.data import get_data
@@ -280,7 +280,7 @@ def defaulted(eps):
     def loss(pred, y, eps=eps): return F.cross_entropy(pred, y, label_smoothing=eps)
     return loss
 def written(text):
-    space = dict(F=F, __name__='__main__')
+    space = dict(F=F, np=np, tensor=tensor, torch=torch, __name__='__main__')
     exec(text, space)
     return space['loss']
 class Private(nn.Module):
@@ -317,6 +317,9 @@ kinds = dict(closure=[dict(loss=partial(closed, o)) for o in (0.,.9)],
     private=[dict(loss=partial(Private, o)) for o in (0.,.9)],
     method=[dict(loss=lambda o=o: Method(o).loss) for o in (0.,.9)],
     edited=[dict(loss=partial(written, f'def loss(p, y): return F.cross_entropy(p, y{o})')) for o in ('',', label_smoothing=.9')],
+    outside=[dict(loss=partial(written, f'w = {o}\ndef loss(p, y): return F.cross_entropy(p, y, weight=tensor(w))')) for o in ([1.]*10, [9.]+[1.]*9)],
+    array=[dict(loss=partial(written, f'w = dict(w=np.array({o}))\ndef loss(p, y): return F.cross_entropy(p, y, weight=tensor(w["w"]).float())'))
+           for o in ([1.]*10, [9.]+[1.]*9)],
     forward=[dict(net=lambda o=o: (set_seed(1), Slope(o))[1]) for o in (.01,.9)],
     start=[dict(net=partial(linear, o)) for o in (1,2)],
     callback=[{}, dict(cbs=[partial(Times, 0)])],
@@ -337,6 +340,28 @@ def test_runs_that_differ_in_what_is_not_written_down(drawn, one, other):
         assert begin(True, a, f'{i}.json')==rec
         with pytest.raises(Exception) as e: begin(True, b, f'{i}.json')
         assert one_line(e, f'{i}.json', 'another run')
+
+def test_an_attribute_is_no_variable():
+    "Of a callback that says `self.xb` in a notebook with a batch `xb`"
+    before = told(written('def loss(p, y): return p.xb'))
+    loss = written('xb = 1\ndef loss(p, y): return p.xb')
+    assert told(loss)==before
+
+def test_a_batch_of_fastai_s_is_told():
+    loss = written('def loss(p, y): return p-xb')
+    loss.__globals__['xb'] = TensorImage(torch.ones(200))
+    one = told(loss)
+    loss.__globals__['xb'] = TensorImage(torch.zeros(200))
+    assert told(loss)!=one
+
+@pytest.mark.parametrize('code', ['seen = []\ndef loss(p, y): seen.append(1.)', 'seen = {}\ndef loss(p, y): seen[len(seen)] = 1.', 'seen = []\ndef loss(p, y): seen[:] = [1.]',
+                                  'seen = 0\ndef loss(p, y):\n    global seen\n    seen += 1', 'seen = torch.zeros(3)\ndef loss(p, y): seen.add_(1)'])
+def test_what_a_function_changes_does_not_count(code):
+    "As where a loss keeps its values in a list: it is the same run that goes on"
+    loss = written(code)
+    before = told(loss)
+    loss.__globals__['seen'] = [2.]
+    assert told(loss)==before
 
 def test_a_run_is_the_same_in_another_process(drawn):
     "Where the same lines stand elsewhere in another file, after other work, and with sets in another order"

@@ -4,7 +4,7 @@ import pytest, resnet_course, torch
 from fastai.vision.all import *
 from resnet_course.kit import runs
 from resnet_course.kit.files import load_json, save_json, write_whole
-from resnet_course.kit.identity import in_json
+from resnet_course.kit.identity import check_run, in_json
 from resnet_course.kit.photos import fingerprint
 from fastai.callback.tracker import EarlyStoppingCallback, ReduceLROnPlateau, SaveModelCallback
 from resnet_course.kit.runs import commit, fit_seconds, measured_fit, record_file, versions
@@ -242,6 +242,11 @@ def test_a_place_that_cannot_be_written_is_named_before_the_first_epoch(drawn):
     with pytest.raises(Exception) as e: run(drawn, CtrlC('before_epoch',0))
     assert one_line(e, 'out', 'another folder')
 
+@pytest.mark.parametrize('out', ['a'*300, 'a/'*3000])
+def test_a_place_that_no_system_has(out):
+    with pytest.raises(Exception) as e: check_run(1, 42, Path(out))
+    assert one_line(e, out[:9], 'another folder')
+
 def test_a_package_without_metadata(monkeypatch):
     def missing(name): raise runs.PackageNotFoundError(name)
     monkeypatch.setattr(runs, 'version', missing)
@@ -384,7 +389,8 @@ def test_numbers_of_all_kinds(drawn, kwargs, said):
     rec = fit_small(small(drawn), **kwargs)
     assert rec|said==rec and rec['complete'] and fit_small(small(drawn), resume=True, **kwargs)==rec
 
-@pytest.mark.parametrize('value', [Path('a'), nn.ReLU, {1,2}, {('a',1):2}, [object()], b'x'], ids=['path','class','set','keys','object','bytes'])
+@pytest.mark.parametrize('value', [Path('a'), nn.ReLU, {1,2}, {('a',1):2}, [object()], b'x', ['\udcff']],
+    ids=['path','class','set','keys','object','bytes','half a letter'])
 def test_what_no_record_can_hold_is_said_before_training(drawn, value):
     trained = []
     with pytest.raises(Exception) as e: fit_small(small(drawn, cbs=Trains(trained)), where=value)
@@ -484,6 +490,32 @@ def test_trackers_go_on(drawn, tracker, stop):
 def test_names_that_no_file_can_have(model, recipe):
     with pytest.raises(Exception) as e: record_file('out', model, recipe, 1)
     assert one_line(e, 'name', 'fewer letters')
+
+def test_a_size_may_be_left_out(drawn):
+    "Then multiply-adds are counted for that of the photos"
+    learn = tiny_learner(drawn)
+    rec = measured_fit(learn, 1, 1e-2, Path('out/a.json'), model='fcn', recipe='small')
+    assert 'size' not in rec and rec['complete'] and rec['macs']==measured_fit(tiny_learner(drawn), 1, 1e-2, Path('out/b.json'), model='fcn', recipe='small', size=32)['macs']
+
+@pytest.mark.parametrize('cc, there', [('cc "', False), (' ', False), ('no-such-compiler', False), (f'"{sys.executable}" -x', True)])
+def test_a_compiler_of_any_name(drawn, monkeypatch, cc, there):
+    monkeypatch.setenv('CC', cc)
+    assert runs.circumstances(tiny_learner(drawn).dls)['compiler']==there
+
+def test_what_is_left_of_a_run_is_announced(drawn, capsys):
+    with pytest.raises(KeyboardInterrupt): run(drawn, CtrlC('before_batch',2,9))
+    assert '3 epochs on sample, batches' in capsys.readouterr().out
+    run(drawn, resume=True)
+    assert '3 epochs on sample, of which 2 are done, batches' in capsys.readouterr().out
+
+@pytest.mark.parametrize('resume', [True,False])
+def test_what_is_said_of_a_spoiled_checkpoint(drawn, capsys, resume):
+    "That the run goes on from the one before is said where it does"
+    with pytest.raises(KeyboardInterrupt): run(drawn, CtrlC('before_batch',2,9))
+    shutil.copy(ckpt, ckpt.with_name(ckpt.name+'.old'))
+    ckpt.write_bytes(ckpt.read_bytes()[:1000])
+    run(drawn, resume=resume)
+    assert ('goes on from the checkpoint before' in capsys.readouterr().out)==resume
 
 def test_what_is_done_last_may_return_nothing(drawn):
     done = []

@@ -3,12 +3,18 @@ import json, os, signal, subprocess, sys, time
 from functools import lru_cache
 from pathlib import Path
 import numpy as np, pytest, torch
+from torch import nn
 from resnet_course.data import course_path
 from resnet_course.kit.ranks import from_first, gathered, most, rank, together, total
 from resnet_course.kit.shards import make_shards
 from resnet_course.loading import cached_data
 from resnet_course.recipe import recipe, recipe_data, replace
+from resnet_course import scale
+from resnet_course.kit.files import CourseError
+from resnet_course.resnet import resnet18
 from resnet_course.scale import for_many, joined, restarted
+from resnet_course.speed import speed_up
+from conftest import one_line
 from scale_worker import jobs
 from test_kills import same
 
@@ -32,6 +38,67 @@ def test_alone():
     with joined() as cbs: assert cbs==[] and not together() and rank()==0
     assert (most(2, 3), total(2, 3), gathered('a'), from_first(lambda: 1)) == ([2,3], [2,3], ['a'], 1)
     assert not restarted()
+
+@pytest.mark.parametrize('given, words', [(dict(WORLD_SIZE='2'), ['WORLD_SIZE is 2','RANK','torchrun']), (dict(WORLD_SIZE='2', RANK='0'), ['MASTER_ADDR']),
+                                          (dict(WORLD_SIZE='many'), ["'many'",'torchrun'])])
+def test_processes_that_nobody_has_started(monkeypatch, given, words):
+    for k,o in given.items(): monkeypatch.setenv(k, o)
+    with pytest.raises(CourseError) as e:
+        with joined(): pass
+    assert one_line(e, *words)
+
+def test_more_processes_than_gpus(monkeypatch):
+    for k,o in dict(WORLD_SIZE='3', RANK='0', MASTER_ADDR='a', MASTER_PORT='1', LOCAL_WORLD_SIZE='3').items(): monkeypatch.setenv(k, o)
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)
+    with pytest.raises(CourseError) as e:
+        with joined(): pass
+    assert one_line(e, '3 processes', '2 GPUs', 'one process for each')
+
+def test_an_empty_number_of_processes_is_one(monkeypatch):
+    monkeypatch.setenv('WORLD_SIZE', '')
+    with joined() as cbs: assert cbs==[]
+
+class OwnNorm(nn.BatchNorm2d):
+    def forward(self, x): return super().forward(x)*2
+@pytest.mark.parametrize('norm', [OwnNorm(3), nn.BatchNorm1d(3), nn.BatchNorm2d(3, affine=False), nn.BatchNorm2d(3, momentum=None),
+                                  nn.BatchNorm2d(3, track_running_stats=False)], ids=['own','1d','affine','momentum','running'])
+def test_norms_that_are_not_joined(norm):
+    scale._check_norms(nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.GroupNorm(1, 3)))
+    scale._check_norms(speed_up(resnet18(10)))
+    with pytest.raises(CourseError) as e: scale._check_norms(nn.Sequential(nn.BatchNorm2d(3), norm))
+    assert one_line(e, type(norm).__name__, 'nn.BatchNorm2d')
+
+class Processes:
+    "Of a launch: the first one, as `launched` sees it"
+    def __init__(self, monkeypatch, restarts):
+        for k,o in dict(together=lambda: True, restarted=lambda: restarts>0, from_first=lambda f: f(), rank=lambda: 0).items():
+            monkeypatch.setattr(scale, k, o)
+def starts(monkeypatch, file, n, **asked):
+    "What the `n`th start of a launch is to do, of which nothing comes"
+    Processes(monkeypatch, n)
+    with pytest.raises(ZeroDivisionError):
+        with scale.launched(file, **dict(dict(resume=False, overwrite=False), **asked)) as found: 1/0
+    return found
+def test_started_again(monkeypatch, tmp_path):
+    "Only what this launch has begun goes on"
+    file,pt = tmp_path/'out'/'a.json',tmp_path/'out'/'a.pt'
+    assert starts(monkeypatch, file, 0)==(False,False) and starts(monkeypatch, file, 1)==(True,False)
+    file.write_text('{"complete": true}')   # of another run, from here on
+    for n in (0,1,2):
+        Processes(monkeypatch, n)
+        with pytest.raises(CourseError) as e:
+            with scale.launched(file, False, False): pass
+        assert one_line(e, file, 'is finished')
+    pt.write_text('x')
+    assert starts(monkeypatch, file, 0, resume=True)==(True,False) and file.exists() and pt.exists()
+    assert starts(monkeypatch, file, 1, resume=True)==(True,False)
+    for n in (0,1): assert starts(monkeypatch, file, n, overwrite=True)==(False,True)   # what is there is still the older run's
+    pt.write_text('y')
+    assert starts(monkeypatch, file, 2, overwrite=True)==(True,False)
+    Processes(monkeypatch, 1)
+    with scale.launched(file, False, False): pass
+    assert {*file.parent.iterdir()}=={file,pt}
 
 def test_many_agree(of):
     assert of(3)['talk']==dict(together=True, first=0, most=[2,0], total=[3,3], ranks=[0,1,2], errors=['the first process has found nothing']*3)

@@ -1,5 +1,5 @@
 "Photos in shards: the same ones as in the folder, each once, by each process its own; and a run on them goes on in mid-epoch"
-import sys, fsspec, pyarrow as pa, pyarrow.parquet as pq, pytest, torch
+import json, sys, fsspec, pyarrow as pa, pyarrow.parquet as pq, pytest, torch
 from fastai.vision.all import *
 from resnet_course.kit.files import CourseError
 from resnet_course.kit.photos import fingerprint, load_photo, photos_by_class
@@ -9,7 +9,7 @@ from resnet_course.loading import AheadDL, cached_data
 from resnet_course.kit.runs import measured_fit
 from resnet_course.fcn import get_fcn
 from resnet_course.training import get_learner
-from conftest import CtrlC, one_line, photo_set
+from conftest import CtrlC, one_line, photo, photo_set
 
 @pytest.fixture(scope='module')
 def shards(drawn, tmp_path_factory):
@@ -37,6 +37,37 @@ def test_what_others_have_written(drawn, shards, tmp_path):
     assert in_shards(tmp_path/'far')==photos_of(drawn) and class_counts(tmp_path/'far')==class_counts(drawn)
     make_shards(shards, tmp_path/'near')
     assert in_shards(tmp_path/'near')==photos_of(drawn)
+
+def test_photos_come_before_shards_that_lie_among_them(drawn, shards, tmp_path):
+    path = Path(shutil.copytree(drawn, tmp_path/'set [1]'))
+    shutil.copytree(shards, path/'old')
+    (path/'notes.parquet').write_bytes(b'notes')
+    photo(next((path/'train').iterdir())/'new.jpg')
+    assert make_shards(path, tmp_path/'new')['fingerprint']==fingerprint(path)!=fingerprint(shards)
+    make_shards(path/'old', tmp_path/'index')   # in a folder with a name that is a pattern
+    assert in_shards(tmp_path/'index')==photos_of(drawn)
+
+def test_large_photos_count_as_what_they_are(tmp_path):
+    "A photo larger than a group is one; how many groups are kept goes by the largest"
+    path = photo_set(tmp_path/'set')
+    largest = max(f.stat().st_size for f in path.rglob('*.jpg'))
+    index = make_shards(path, tmp_path/'shards', group=100)
+    assert index['largest']==largest>100
+    assert ShardPhotos(tmp_path/'shards', 32, most=3*largest).kept.cache_parameters()['maxsize']==3
+
+@pytest.mark.faults('a shard cannot be read')
+def test_a_photo_that_is_missing_in_a_shard(shards, tmp_path):
+    here = Path(shutil.copytree(shards, tmp_path/'set'))
+    for file in here.glob('*.parquet'):
+        table = pq.read_table(file)
+        rows = [*table['image'].to_pylist()[:-2], dict(bytes=None, path='cat/1.jpg'), None]
+        pq.write_table(table.set_column(0, table.schema.field('image'), [pa.array(rows, table.schema.field('image').type)]), file)
+    make_shards(here, tmp_path/'index')
+    photos = ShardPhotos(tmp_path/'index', 32)
+    n = photos.ends[0]
+    for i,words in ((n-2,'cat/1.jpg in train-'), (n-1,'a photo in train-')):
+        with pytest.raises(CourseError) as e: photos[int(i)]
+        assert one_line(e, words)
 
 class Reading(ShardPhotos):
     "Notes which row groups are read"
@@ -68,7 +99,8 @@ def test_each_process_reads_its_own(n, shards, monkeypatch):
     assert sum(len({shard[g] for g in o.read} & train_shards) for o in read) <= len(train_shards)+n-1
 
 def test_memory_is_bounded(shards, monkeypatch):
-    dls = reading(shards, monkeypatch, most=3*2**12)
+    largest = json.loads((shards/'shards.json').read_text())['largest']
+    dls = reading(shards, monkeypatch, most=3*largest)
     list(dls.train)
     photos = dls.train.dataset.photos
     assert photos.kept.cache_info().currsize==3 and len(photos.groups)>10
@@ -151,6 +183,16 @@ def test_what_cannot_become_shards(drawn, shards, tmp_path, monkeypatch):
     fails(others('more', label=[99]*len(table)), 'have no class')
     paths = [dict(bytes=None, path=o['path']) for o in table['image'].to_pylist()]
     fails(others('paths', image=pa.array(paths, table.schema.field('image').type)), 'the paths of photos')
+    fails(others('nothing', image=pa.nulls(len(table), table.schema.field('image').type)), 'no photos')
+    fails(others('nulls', label=pa.nulls(len(table), pa.int64())), 'have no class')
+    for split in ('train','validation'): pq.write_table(table[:0], tmp_path/'other'/f'{split}-0.parquet')
+    fails(tmp_path/'other', 'cannot be read as shards')
+    pq.write_table(table, tmp_path/'other'/'train-0.parquet')
+    pq.write_table(table.select(['image']), tmp_path/'other'/'validation-0.parquet')
+    fails(tmp_path/'other', 'cannot be read as shards')
+    for data in (b'no parquet', b'', (tmp_path/'paths'/'train-0.parquet').read_bytes()[:-9]):
+        (tmp_path/'other'/'train-0.parquet').write_bytes(data)
+        fails(tmp_path/'other', 'other', 'cannot be read as shards', 'another folder')
     shutil.copytree(shards, tmp_path/'there')
     fails(drawn, 'there', 'already', dest='there')
     monkeypatch.setitem(sys.modules, 'pyarrow.parquet', None)

@@ -96,7 +96,7 @@ def conv1x1(my_conv1x1):
     "A function of x (bs, ni, h, w) and weights (nf, ni) to (bs, nf, h, w)"
     def conv(x, w, how='bihw,oi->bohw'): return torch.einsum(how, x, w)
     # squares first: there no mistake raises an error
-    cases = [(torch.randn(x), torch.randn(w)) for x,w in (((2,4,5,5),(4,4)), ((2,3,4,5),(6,3)), ((1,4,5,5),(4,4)))]
+    cases = [(torch.randn(x), torch.randn(w)) for x,w in (((2,4,5,5),(4,4)), ((2,3,4,5),(6,3)), ((1,4,5,5),(4,4)), ((2,3,5,5),(6,3)))]
     check_function(my_conv1x1, conv, cases,
         ('the weights are taken the wrong way round: they are (nf, ni)', dict(how='bihw,io->bohw')),
         ('height and width are exchanged', dict(how='bihw,oi->bowh')),

@@ -24,8 +24,8 @@ def pad_channels(my_pad):
     def pad(x, nf, s, pick=lambda x,s: x[..., ::s, ::s], pads=lambda n: (0,0,0,0,0,n)):
         return F.pad(pick(x, s), pads(nf-x.shape[1]))
     def rounded_down(x, s): return x[..., :x.shape[2]//s*s:s, :x.shape[3]//s*s:s]
-    cases = [(torch.randn(2,4,8,7), 8, 3), (torch.randn(2,3,7,5), 7, 2), (torch.randn(2,3,4,5), 3, 1),
-             (torch.randn(2,3,6,6), 5, 2), (torch.randn(1,3,6,6), 5, 2)]
+    cases = [(torch.randn(2,4,8,5), 8, 3), (torch.randn(2,3,7,5), 7, 2), (torch.randn(2,3,4,5), 3, 1),
+             (torch.randn(2,3,6,6), 5, 2), (torch.randn(1,3,6,6), 5, 2), (torch.randn(2,3,7,7), 7, 2)]
     check_function(my_pad, pad, cases,
         ('the zeros come before the channels; put them after', dict(pads=lambda n: (0,0,0,0,n,0))),
         ('half of the zeros come before the channels; put all after', dict(pads=lambda n: (0,0,0,0,n//2,n-n//2))),
@@ -236,6 +236,10 @@ def _three_modes(f, conv, bn, x):
     parts = m if isinstance(m, (list,tuple)) else [m]
     if not all(isinstance(o, nn.Module) for o in parts): raise Wrong(f'expected the two layers, came {brief(m)}')
     m = nn.Sequential(*parts)
+    given = {t.data_ptr() for o in (conv,bn) for t in o.state_dict().values()}
+    in_place = any(o is conv or o is bn for o in m.modules())   # of which something else is said
+    if not in_place and any(t.data_ptr() in given for t in m.state_dict().values()):
+        raise Wrong('your layers share tensors with the given ones, and training them would change those: copy the layers')
     if any(isinstance(o, nn.Conv2d) and o.bias is not None for o in m.modules()):
         raise Wrong('the convolution still has a bias: set it to None')
     return {'in eval mode': tensor_of(m.eval(), x), 'right in eval mode; in train mode': tensor_of(m.train(), x),

@@ -7,6 +7,7 @@ __all__ = ['batches', 'count_photos', 'normalise', 'min_scale', 'top_k', 'one_cy
            'sixth_block', 'as_conv']
 
 # %% ../../nbs/check/foundations.ipynb #9ee06e79
+from torch.overrides import TorchFunctionMode
 from fastai.vision.all import *
 from .. import fcn as _fcn
 from ..training import top_k_accuracy
@@ -138,14 +139,28 @@ def one_cycle(my_one_cycle):
         ('`div` and `div_final` are not used, only their defaults', lambda t,top,p=.25,*_: right(t,top,p)))
 
 # %% ../../nbs/check/foundations.ipynb #83a9e0d7
+class _Calls(TorchFunctionMode):
+    "Notes which of PyTorch's functions are called"
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+    def __torch_function__(self, f, types, args=(), kwargs=None):
+        self.seen.add(f)
+        return f(*args, **kwargs or {})
+
 @exercise('training', 'Cross-entropy from scores', 'Large scores do not overflow either.')
 def cross_entropy(my_cross_entropy):
     "A function of scores (bs, c) and class numbers (bs,) to the mean loss"
     def row(p, y): return p[range(len(y)),y]
     # as many rows as classes first: there a wrong axis raises no error
     cases = [(size*torch.randn(n,7), torch.randint(7, (n,))) for size,n in ((1,7), (300,5), (1,1))]
+    cases[1][0][0,cases[1][1][0]] = 300   # which overflows in `exp`
+    with _Calls() as calls: run_answer(my_cross_entropy, *deepcopy(cases[0]))
+    if F.cross_entropy in calls.seen: raise Wrong("PyTorch's cross-entropy is in it: write your own")
     check_function(my_cross_entropy, F.cross_entropy, cases,
         ('softmax came before a loss that has one already', lambda s,y: F.cross_entropy(s.softmax(1), y)),
+        ('the share of an unlikely class rounds to 0, and its logarithm is infinite: take `log_softmax`, or `logsumexp`',
+         lambda s,y: -row(s.softmax(1), y).log().mean()),
         ('right for small scores; large ones overflow in `exp`: subtract the largest of each row, or use `logsumexp`',
          lambda s,y: -row((s.exp()/s.exp().sum(1, keepdim=True)).log(), y).mean()),
         ('`scores[:,targ]` takes all the classes of `targ` for each row: `scores[range(len(targ)),targ]` takes its own',
@@ -205,6 +220,7 @@ def as_conv(my_conv):
         return lambda x: F.conv2d(x, weight, lin.bias if bias else None, **kwargs)
     def seen(f, lin, c, side, x): return run_answer(run_answer(f, lin, c, side), x)
     cases = [(nn.Linear(3*4*4, 5), 3, 4, torch.randn(bs,3,4+more,4+2*more)) for bs,more in ((2,0),(2,2),(1,0))]
+    cases.append((nn.Linear(2*3*3, 4), 2, 3, torch.randn(2,2,5,5)))   # nothing may be built in
     a,b = (seen(my_conv, *cases[0]) for _ in range(2))   # not repr, which rounds
     if isinstance(a, Tensor) and a.shape==b.shape and not torch.equal(a, b):
         if a.ndim==4 and is_same(a-b, (a-b)[:1].expand_as(a), .01):

@@ -197,7 +197,7 @@ def judge(
     right, # the version that is right
     cases:list, # what it is tried on
     slips=(), # known mistakes: (words, version, perhaps another, ...); a dict is what differs from `right`
-    kinds=(), # (words, function of a case): said of an answer that is right for such cases, and not for another
+    kinds=(), # (words, function of a case): said of an answer that is right for such cases, and for no other
     explain=noop, # function of a case to words, or a case: more than `differs` knows
 ):
     "Raise `Wrong` if the answer differs from `right`, in the words of the known mistake that it is most like"
@@ -207,8 +207,9 @@ def judge(
         alike = [(sum(not differs(o, c) for c in cases), words) for words,o in known if not differs(o, case)]
         if alike: raise Wrong(max(alike, key=lambda o: o[0])[1])
         for words,of_kind in kinds:
-            fits = [o for o in cases if of_kind(o)]
-            if fits and not of_kind(case) and not any(differs(right, o) for o in fits): raise Wrong(words)
+            fits,others = partition(cases, of_kind)
+            if fits and case in others and not any(differs(right, o) for o in fits) and all(differs(right, o) for o in others):
+                raise Wrong(words)
         more = explain(case)
         raise Wrong(more if isinstance(more, str) else said)
 

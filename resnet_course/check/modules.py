@@ -134,7 +134,7 @@ def _module_differs(m, r, x, start=True):
 def _trained_differ(m, r, x):
     "How `m` differs from `r` with its weights in it: their values, or the arithmetic that they take"
     state,said = deepcopy(r.state_dict()),None
-    for pairs in islice(_pairings(m, r), 6):
+    for pairs in islice(_pairings(m, r), 12):
         r.load_state_dict(state)
         with torch.no_grad():
             for a,b in pairs: a.copy_(b.reshape(a.shape))

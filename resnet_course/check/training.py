@@ -62,7 +62,7 @@ def _saved(f, old, end):
         try: run_any(f, file, write)
         except KeyboardInterrupt: came = 'stop'
         except Stopped as e:
-            if 'Full' not in e.error: raise
+            if end!='error' or not seen: raise
             came = 'error'
         if not seen: raise Blank   # it has not called `write`
         return seen | {'what comes out':came, 'afterwards the file holds':held(),
@@ -151,7 +151,7 @@ def as_product(my_conv):
     def sides_swapped(y): return y.reshape(*y.shape[:2], *y.shape[:1:-1])
     # squares first: there no mistake raises an error
     cases = [(torch.randn(2,ni,*hw), torch.randn(nf,ni,ks,ks), s, p)
-             for ni,nf,hw,ks,s,p in ((3,4,(8,8),3,2,1), (3,3,(7,6),3,1,1), (2,5,(5,9),1,1,0), (2,3,(9,8),5,3,2))]
+             for ni,nf,hw,ks,s,p in ((3,4,(8,8),3,2,1), (3,3,(7,6),3,1,1), (2,5,(5,9),1,1,0), (2,3,(9,5),5,3,2))]
     cases.append((cases[0][0][:1], *cases[0][1:]))   # a batch of one
     with FlopCounterMode(display=False) as count: run_answer(my_conv, *deepcopy(cases[0]))
     if any('conv' in str(o) for o in count.get_flop_counts().get('Global', ())):
@@ -291,7 +291,7 @@ def running_average(my_update):
 @exercise('ingredients', 'What weight decay leaves alone', 'As fastai does without being told.')
 def decay_groups(my_groups):
     "A function of a net and wd to parameter groups for `torch.optim.AdamW`"
-    m = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 5, bias=False),
+    m = nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), nn.Flatten(), nn.Linear(4, 5, bias=False),
                       nn.BatchNorm1d(5), nn.Linear(5, 1))
     def groups(net, wd, spared=lambda m,name,p: p.ndim<2, rest=dict(weight_decay=0.), both=True):
         ps = [(p, spared(m, name, p)) for m in net.modules() for name,p in m._parameters.items() if p is not None]
@@ -313,7 +313,7 @@ def decay_groups(my_groups):
         ('gammas of batch norms are decayed: their names end in `weight` too', dict(spared=lambda m,k,p: k=='bias')),
         ('biases of convolutions and linear layers are decayed', dict(spared=lambda m,k,p: isinstance(m, norms))),
         ('`BatchNorm1d` is a batch norm, too', dict(spared=lambda m,k,p: k=='bias' or isinstance(m, nn.BatchNorm2d))),
-        ('exchanged: kernels are decayed, batch norms and biases are not', dict(spared=lambda m,k,p: p.ndim>1)),
+        ('exchanged: batch norms and biases are decayed, and kernels are not', dict(spared=lambda m,k,p: p.ndim>1)),
         ('nothing is decayed', dict(spared=lambda *_: True)),
         ('linear layers are spared; decay their weights as kernels are', dict(spared=lambda m,k,p: p.ndim<4)),
         ("a group that says nothing gets AdamW's own decay of 0.01: say `weight_decay=0`", dict(rest={})),

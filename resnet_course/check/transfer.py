@@ -7,8 +7,10 @@ __all__ = ['first_loss', 'shuffled', 'growth', 'twice_size', 'first_gradient', '
            'hunt_expansion', 'hunt_preact', 'capstone']
 
 # %% ../../nbs/check/transfer.ipynb #01cc7871
+from contextlib import suppress
 from itertools import combinations
 from fastai.vision.all import *
+from itertools import product   # after fastai, which has another
 from ..kit.costs import layer_costs
 from ..fcn import get_fcn
 from ..resblock import ResBlock
@@ -16,7 +18,7 @@ from ..resnet import ResNet, resnet18
 from ..degradation import cifar_resnet
 from ..preact import PreActBlock
 from .judge import compared, exercise, judge, kept_guess, run_answer, Wrong
-from .modules import check_module, is_close, plain_list, tensor_of, wake
+from .modules import check_module, is_close, plain_list, result_of, tensor_of, wake
 from .blocks import block_cases, make_block, make_bottleneck, make_net, shortcut_of, strided_shortcut
 from .classics import PreAct
 
@@ -84,16 +86,22 @@ def hunted(left:dict) -> list: # {name of a mistake: how it shows}
 @exercise('training', 'A loss that will not fall', 'Scores go into the loss, and nothing comes between them.')
 def hunt_loss(my_net):
     "A function of n_out to a small net"
-    def net(n_out, softmax=False, fixed=False, end=()):
+    def net(n_out, softmax=False, fixed=False, end=(), pool=nn.AdaptiveAvgPool2d, side=1):
         body = [nn.Sequential(nn.Conv2d(ni, nf, 3, 2, 1, bias=False), nn.BatchNorm2d(nf), nn.ReLU())
                 for ni,nf in ((3,16),(16,32))]
-        pool,n = (nn.MaxPool2d(4),32*2*2) if fixed else (nn.AdaptiveAvgPool2d(1),32)
+        pool,n = (nn.MaxPool2d(4),32*2*2) if fixed else (pool(side),32*side*side)
         return nn.Sequential(*body, pool, nn.Flatten(), nn.Linear(n, n_out), *([nn.Softmax(1)]*softmax), *end)
-    check_module(my_net, net, [((10,), (4,3,32,32)), ((7,), (4,3,45,40))], *hunted(dict(
-        softmax='with ten classes the loss stays above 1.46, however long you train',
-        fixed='a picture of another size stops the net')),
-        ('log-softmax does no harm here, since the loss takes it once more; but scores were asked for',
-         dict(end=[nn.LogSoftmax(1)])))
+    cases = [((10,), (4,3,32,32)), ((7,), (4,3,45,40))]
+    try:
+        check_module(my_net, net, cases, *hunted(dict(
+            softmax='with ten classes the loss stays above 1.46, however long you train',
+            fixed='a picture of another size stops the net')),
+            ('log-softmax does no harm here, since the loss takes it once more; but scores were asked for',
+             dict(end=[nn.LogSoftmax(1)])))
+    except Wrong:   # or is it right with another pool?
+        for pool,side in product((nn.AdaptiveMaxPool2d,nn.AdaptiveAvgPool2d), (1,2)):
+            with suppress(Wrong): return check_module(my_net, partial(net, pool=pool, side=side), cases)
+        raise
 
 # %% ../../nbs/check/transfer.ipynb #d0d79fde
 class _Blog(nn.Module):
@@ -130,6 +138,11 @@ def hunt_expansion(MyBlock):
     if n==21_309_034: raise Wrong('the two agree now, and that is ResNet-34: `[3,4,6,3]` with the basic block')
     if n!=23_547_754: raise Wrong(f'{n:,} parameters; ResNet-50 has 23,547,754')
     check_module(MyBlock, make_bottleneck, block_cases[:1], start=False)
+    for ni,nf,stride in ((8,16,1),(8,16,2)):   # whichever convolution has the stride
+        y = result_of(run_answer(MyBlock, ni, nf, stride), torch.randn(2,ni,7,5))
+        if getattr(y, 'shape', None)!=(2, nf, -(-7//stride), -(-5//stride)):
+            raise Wrong(f'with {nf} channels for {ni} and stride {stride} the block does not work: the branch has to change the shape '
+                        'as the shortcut does. Is `stride` used?')
 
 # %% ../../nbs/check/transfer.ipynb #d75b2797
 @exercise('preact', 'Version two of a blog', 'The path is free, from one end of the stage to the other.')
@@ -146,10 +159,16 @@ def hunt_preact(MyV2):
         raw_shortcut='where the shape changes, the 1x1 convolution sees numbers of any size')), library=(PreActBlock,), start=False)
 
 # %% ../../nbs/check/transfer.ipynb #ed1dbc25
-_elsewhere = 'torchvision.models','timm','resnet_course','fastai.vision.models'
+_elsewhere = 'torchvision.models','timm','resnet_course','fastai.vision.models','fastai.layers'
+
+def _comes_from(m):
+    "The library that a part of `m` with weights is from, other than PyTorch's layers; or one that it builds on"
+    return first(c.__module__ for o in m.modules() if any(True for _ in o.parameters())
+                 for c in type(o).__mro__ if c.__module__.startswith(_elsewhere))
 
 def _own_layers(m): return [o for o in m.modules() if o._parameters and any(p is not None for p in o._parameters.values())]
 
+# %% ../../nbs/check/transfer.ipynb #79447b7b
 def _as_run(m, x):
     "The layers of `m` that hold parameters, in the order in which they run"
     ran = []
@@ -184,28 +203,35 @@ def _copied(m, r, x):
 
 # %% ../../nbs/check/transfer.ipynb #0140ba52
 _capstone_params = {23_528_522:'the stem is one 7x7 convolution; `resnet50d` has three 3x3, of 32, 32 and 64 channels',
-    21_309_034:'that is ResNet-34: the blocks of ResNet-50 are bottlenecks', 25_576_264:'1000 classes are built in'}
+    21_309_034:'that is ResNet-34: the blocks of ResNet-50 are bottlenecks'}
 
+def _norms(m): return [o for o in m.modules() if isinstance(o, nn.BatchNorm2d)]
+
+# %% ../../nbs/check/transfer.ipynb #c6e04919
 @exercise('classics', 'ResNet-50 from an empty cell', "To the last digit timm's `resnet50d`: you have built a ResNet.")
 def capstone(my_resnet50):
     "A function of n_out to a ResNet-50-D, made of PyTorch's layers alone"
     x,m = torch.randn(2,3,65,97),run_answer(my_resnet50, 10)
     if not isinstance(m, nn.Module): raise Wrong(f'expected a module, came {type(m).__name__}')
     if name:=plain_list(m): raise Wrong(f'`{name}` is a plain list: its layers would not be trained. Make it an `nn.ModuleList`')
-    if other:=first(type(o).__module__ for o in m.modules() if type(o).__module__.startswith(_elsewhere)):
-        raise Wrong(f'part of it comes from {other}: build it from an empty cell')
-    if tensor_of(m, x).shape!=(2,10): raise Wrong(f'expected scores of shape (2, 10), came {tuple(tensor_of(m, x).shape)}')
+    if other:=_comes_from(m): raise Wrong(f"part of it comes from {other}: build it from PyTorch's layers")
+    built_in = 'classes are built in: the argument says how many there are'
+    if (shape:=tensor_of(m, x).shape)!=(2,10):
+        raise Wrong(f'{1000} {built_in}' if shape==(2,1000) else f'expected scores of shape (2, 10), came {tuple(shape)}')
     n = total_params(m)[0]
     if n!=23_547_754: raise Wrong(f'expected 23,547,754 parameters, came {n:,}. {_capstone_params.get(n, "")}'.strip())
-    norms = [o for o in m.modules() if isinstance(o, nn.BatchNorm2d)]
-    if (silent:=sum(not o.weight.any() for o in norms))!=16:
-        raise Wrong(f'gamma starts at 0 in {silent} batch norms; expected the last one of each of the 16 blocks')
+    if total_params(run_answer(my_resnet50, 7))[0]!=n-3*2049: raise Wrong(f'ten {built_in}')
+    silent = [o for o in _norms(m) if not o.weight.any()]
+    if len(silent)!=16:
+        raise Wrong(f'gamma starts at 0 in {len(silent)} batch norms; expected the last one of each of the 16 blocks')
     def net(**kwargs):
         block = partial(make_bottleneck, **kwargs)
         block.expansion = 4
         return make_net(10, [3,4,6,3], block, 3)
     right = wake(net())
     _copied(m, right, x)
+    lasts = [_norms(o.branch)[-1].weight for o in right.modules() if hasattr(o, 'branch')]
+    if not all(any(torch.equal(o.weight, w) for w in lasts) for o in silent): raise Wrong('gamma starts at 0 in 16 norms, but not in the last one of each branch')
     held = [o.clone() for o in _tensors_of(_in_blocks(right, False))]
     def seen(o): return [tensor_of(o.eval(), x), tensor_of(o.train(), x), tensor_of(o.eval(), x)]
     mine = seen(m)

@@ -65,17 +65,22 @@ def _pixels(photo, grey, name=None):
     im = read_photo(photo, name)
     return np.asarray(im.convert('L') if grey else im).reshape(*im.size[::-1], -1).transpose(2,0,1)
 
+# %% ../../nbs/kit/arrays.ipynb #6c26248b
+_fashion_starts = [9,0,0,3,0,2,7,2,5,5]   # its first labels; other sets in files of the same names start otherwise
+
 def load_arrays(
     path:Path, # a folder or zip with train/<class>/ and test/<class>/ (or val/), or a folder of MNIST's format
     grey:bool=False, # one channel in place of three
 ) -> tuple: # x_train, y_train, x_val, y_val, classes; x is uint8 (n, c, h, w), y is int64 (n,)
-    "All pictures of a small set, which have one size. Raises `CourseError` for a set that cannot be loaded"
+    """All pictures of a small set, which have one size. In MNIST's format only Fashion-MNIST has classes with names. Raises
+    `CourseError` for a set that cannot be loaded"""
     path = Path(path)
     if os.path.isdir(path) and (images:=first(f for f in photo_files(path, {'.gz'}) if f.name=='train-images-idx3-ubyte.gz')):
         train,val = _mnist(images, 'train'),_mnist(images, 't10k')
         if train[0].shape[1:]!=val[0].shape[1:]:
             raise CourseError(f"{images} holds pictures of another size than those of t10k: fetch both again")
-        return *train, *val, FashionMNIST.classes
+        fashion = train[1][:10].tolist()==_fashion_starts
+        return *train, *val, FashionMNIST.classes if fashion else [*map(str, range(10))]
     top,files,folders,opener = _images(path)
     found = {o: by_class(top/o, [f for f in files if f.is_relative_to(top/o)]) for o in ('train','test','val')}
     name = 'test' if found['test'] else 'val'

@@ -92,15 +92,14 @@ def _read_state(file):
         return state
     except Exception as e: raise no_room(e) or _no_checkpoint(file, type(e).__name__) from None
 
-def _load_state(file) -> dict: # None where there is no checkpoint
+def _load_state(file) -> tuple: # the state, None where there is no checkpoint; and whether it is the one before that of `file`
     "The state in `file`, or in the one before. Raises `CourseError` unless a run of the course has left it there"
     there = [o for o in (file,one_before(file)) if os.path.lexists(o)]
-    for o in there:
-        try: state = _read_state(o)
+    for i,o in enumerate(there):
+        try: return _read_state(o),i>0
         except CourseError:
             if o==there[-1]: raise
-            print(f"{o} is spoiled: the run goes on from the checkpoint before it")
-        else: return state
+    return None,False
 
 # %% ../../nbs/kit/checkpoint.ipynb #142f8f93
 def _scaler(learn): return getattr(learn, 'scaler', None)   # fastai's, of fp16, while it trains
@@ -218,10 +217,11 @@ def _one_fit(ckpt):
 
 def _make_way(ckpt):
     "The state to go on from, or None. Deletes what an earlier run has left: one that stops early is not taken for it"
-    state = _load_state(ckpt.file)   # which refuses a file of somebody's own, that nobody may overwrite
+    state,spoiled = _load_state(ckpt.file)   # which refuses a file of somebody's own, that nobody may overwrite
     if state and ckpt.resume:
         check_same(ckpt.file, state['about'], ckpt.about)
         _check_fits(ckpt, state)
+        if spoiled: print(f"{ckpt.file} is spoiled: the run goes on from the checkpoint before it")
     else:
         for o in (ckpt.file,one_before(ckpt.file)): o.unlink(missing_ok=True)
     going_on = state and ckpt.resume

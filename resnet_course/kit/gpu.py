@@ -24,8 +24,8 @@ def sent(
         return to_device(tuple(o.pin_memory() for o in batch), device, non_blocking=True), stream.record_event()
 
 def received(
-    batch:tuple, # and
-    event, # from `sent`
+    batch:tuple, # from `sent`
+    event, # that it is there, from `sent`
 ) -> tuple: # of tensors
     "The batch, for the work that is asked for from now on: the GPU waits until it is there, this thread does not"
     if event is None: return batch

@@ -7,7 +7,9 @@ __all__ = ['told', 'net_digest', 'try_out', 'net_macs', 'net_start', 'run_setup'
            'check_extra', 'in_json', 'checked_about', 'check_run']
 
 # %% ../../nbs/kit/identity.ipynb #6d2b570a
-import io, types
+import dis, io, types
+from contextlib import suppress
+from itertools import chain
 from fastai.vision.all import *
 from .files import CourseError
 from .records import misfit
@@ -28,13 +30,30 @@ def _own(o):
 
 def _codes(c): return [c, *(o for k in c.co_consts if isinstance(k, types.CodeType) for o in _codes(k))]
 
+# %% ../../nbs/kit/identity.ipynb #1d92c69c
+_containers = (list,dict,np.ndarray,Tensor)   # what can be changed from inside
+
+def _plain(o):
+    "Is it a number or text, or made of these?"
+    if isinstance(o, (list,tuple)): return all(map(_plain, o))
+    if isinstance(o, dict): return all(map(_plain, chain(o, o.values())))
+    return isinstance(o, (int,float,str,np.number,Tensor)) or isinstance(o, np.ndarray) and o.dtype.kind in 'fiub'
+
+def _fills(codes):
+    "Does code change what is in a list, a dict or a tensor, such as one that it keeps its losses in?"
+    ways = 'append appendleft extend insert update setdefault pop popitem clear add remove sort reverse'.split()
+    return any(i.opname in ('STORE_SUBSCR','DELETE_SUBSCR','STORE_SLICE') or i.opname in ('LOAD_METHOD','LOAD_ATTR') and
+               (i.argval in ways or i.argval[-1]=='_'!=i.argval[0]) for c in codes for i in dis.get_instructions(c))
+
 def _code(f, deep):
-    "What the function `f` of the user's does: code, defaults, and the values that it finds outside; not where it stands"
+    "What the function `f` of the user's does: code, defaults, and the values that it finds outside, but for those that it changes"
     down,codes = partial(told, deep=deep-1),_codes(f.__code__)
     consts = [down(k) for c in codes for k in c.co_consts if not isinstance(k, types.CodeType) and k!=f.__doc__]
-    used = {n:f.__globals__[n] for c in codes for n in c.co_names if n in f.__globals__}
-    used = {n:o for n,o in sorted(used.items())
-            if isinstance(o, (int,float,str)) or isinstance(o, types.FunctionType) and _own(o)}
+    read = {i.argval for c in codes for i in dis.get_instructions(c) if i.opname in ('LOAD_GLOBAL','LOAD_NAME')}   # no attributes
+    used = {n:f.__globals__[n] for n in read if n in f.__globals__}
+    kept,filled = {i.argval for c in codes for i in dis.get_instructions(c) if i.opname=='STORE_GLOBAL'},_fills(codes)
+    def stays(n, o): return _plain(o) and n not in kept and not (filled and isinstance(o, _containers))
+    used = {n:o for n,o in sorted(used.items()) if stays(n, o) or isinstance(o, types.FunctionType) and _own(o)}
     def cell(o):
         try: return down(o.cell_contents)
         except ValueError: return ''   # of a name that has no value yet
@@ -63,7 +82,8 @@ def told(
     down = partial(told, deep=deep-1)
     if isinstance(o, np.ndarray) and o.dtype.kind in 'fiub': o = torch.as_tensor(o)
     if isinstance(o, Tensor) and o.numel()>100:
-        some = ' '.join(f'{v:.3g}' for v in o.detach().flatten()[::o.numel()//9+1].tolist())
+        o = o.detach().as_subclass(Tensor)   # fastai's kinds have no number format
+        some = ' '.join(f'{v:.3g}' for v in o.flatten()[::o.numel()//9+1].tolist())
         return f'{tuple(o.shape)} from {o.min():.3g} to {o.max():.3g}: {some}'
     if isinstance(o, (Tensor,np.ndarray,np.generic)): return down(o.tolist())
     if isinstance(o, dict): return ', '.join(f'{k}={down(v)}' for k,v in o.items())
@@ -112,7 +132,7 @@ def _looked_at(f, net, *xs):
 
 def net_macs(net, xb, size, *more) -> int: # None for a net that needs more than its inputs
     "Multiply-adds for one image of `size` with the channels of the batch `xb`; `more` are further inputs"
-    hw = (size,size) if isinstance(size, int) else size
+    hw = xb.shape[2:] if size is None else (size,size) if isinstance(size, int) else size
     x = xb.new_zeros(1, *xb.shape[1:-2], *hw).as_subclass(Tensor) if xb.ndim==4 else xb[:1]
     return _looked_at(count_macs, net, x, *[o[:1] for o in more])
 
@@ -234,7 +254,7 @@ def checked_about(about:dict) -> dict: # as a record has it
     "Raises `CourseError` for what a record cannot hold"
     about = in_json(about)
     for k,v in about.items():
-        try: json.dumps(v)
+        try: json.dumps(v, ensure_ascii=False).encode()   # as it is written
         except (TypeError,ValueError):
             raise CourseError(f"{k}: a {type(v).__name__} with what a record (JSON) cannot hold: pass numbers or text, "
                               "or lists and dicts of them") from None
@@ -250,7 +270,8 @@ def check_run(
         raise CourseError(f"{epochs!r} epochs: there is nothing to train; take a whole number, 1 or more")
     if not isinstance(seed, (int,np.integer)) or not 0<=seed<2**32:
         raise CourseError(f"seed {seed!r}: it is a whole number from 0 to {2**32-1}")
-    at = first(p for p in (out, *out.absolute().parents) if p.exists())
-    try: tempfile.TemporaryFile(dir=at).close()
+    try:
+        with suppress(FileNotFoundError, NotADirectoryError): os.stat(out)   # a name may be longer than the system takes
+        tempfile.TemporaryFile(dir=first(p for p in (out, *out.absolute().parents) if p.exists())).close()
     except OSError as e:
         raise CourseError(f"{out} cannot hold the results ({e.strerror}): name another folder as `out`") from None

@@ -272,6 +272,9 @@ def check_classes(
         if c in val:
             raise CourseError(f"{folder} holds no photos, and {path/name/c} does; add some, or remove it from {name}")
         tell(f"{folder} holds no photos, so it is no class")
+    for c in (*train,*val):
+        if c.encode(errors='ignore').decode()!=c:
+            raise CourseError(f"{path/'train'/c}: no file can keep that class's name, which is not in UTF-8: rename the folder")
     if len(train)<2:
         raise CourseError(f"{path/'train'}: only one class ({first(train)}); a classifier needs two or more: add some")
     seen = groupby(train, _visible)
@@ -291,6 +294,10 @@ def check_classes(
     _check_apart(train, val, name)
 
 # %% ../../nbs/kit/photos.ipynb #0186e09b
+def _tell_left_out(files, what, why):
+    one = len(files)==1
+    if files: tell(f"{len(files)} {what}{'' if one else 's'} {'is' if one else 'are'} left out: {why}, such as {files[0]}")
+
 def by_class(
     folder:Path, # holds a folder for each class
     files, # all those under it
@@ -300,8 +307,8 @@ def by_class(
     here,deep = partition(files, lambda f: f.parent.parent==folder)
     photos,other = partition(here, lambda f: f.suffix.lower() in photo_suffixes)
     deep = [f for f in deep if f.suffix.lower() in photo_suffixes]
-    if deep: tell(f"{len(deep)} photos are left out: they are not directly in {split}/<class>/, such as {deep[0]}")
-    if other: tell(f"{len(other)} files in {split}/<class>/ are left out: they end unlike photos, such as {other[0]}")
+    _tell_left_out(deep, 'photo', f'not directly in {split}/<class>/')
+    _tell_left_out(other, 'file', f'in {split}/<class>/, but with no ending of a photo')
     return dict(sorted(groupby(photos, class_of).items()))
 
 def photos_by_class(

@@ -9,7 +9,7 @@ __all__ = ['as_runs', 'record_files', 'results', 'summary', 'show_table', 'plot_
 # %% ../../nbs/kit/results.ipynb #4d90db86
 from fastai.vision.all import *
 from matplotlib.ticker import PercentFormatter
-from .files import CourseError, load_json
+from .files import check_name, CourseError, load_json
 from .records import check_record
 
 # %% ../../nbs/kit/results.ipynb #3c6108c5
@@ -118,6 +118,7 @@ def difference(
     by:str='model', # the column that holds such names
 ) -> str:
     "One sentence on how much better `b` did than `a`, and whether the seeds can explain it"
+    for o in (a,b): check_name(by, o, [*runs[by].unique()])
     x = runs.accuracy[runs[by]==a]*100
     y = runs.accuracy[runs[by]==b]*100
     diff = y.mean()-x.mean()

@@ -54,12 +54,15 @@ def commit() -> str:
 
 def _workers(dl): return getattr(getattr(dl, 'fake_l', dl), 'num_workers', 0)   # processes that load photos
 
+def _has_compiler():
+    try: return shutil.which(shlex.split(os.environ.get('CC') or 'cc')[0]) is not None
+    except (ValueError, IndexError): return False   # `CC` cannot be read
+
 def circumstances(dls:DataLoaders) -> dict:
     "What a run is made with here: hardware, versions, commit, processes that load photos, and whether there is a C compiler"
-    compiler = shlex.split(os.environ.get('CC') or 'cc')[0]
     many = dict(processes=world()) if together() else {}
     return dict(many, hardware=hardware(dls.device), versions=versions(), commit=commit(), workers=_workers(dls.train),
-                compiler=shutil.which(compiler) is not None)
+                compiler=_has_compiler())
 
 def _flat(made): return {**made['hardware'], **made['versions'], **{k:o for k,o in made.items() if not isinstance(o, dict)}}
 
@@ -81,7 +84,7 @@ class RunRecord(Callback):
     def goes_on(self, parts, epoch, batch):
         "Of a run whose `parts` were made before"
         self.parts = [*parts, dict(self.made, epoch=epoch, batch=batch)]
-        was,now = _flat(parts[-1]),_flat(self.made)
+        was,now = ({'processes':1}|_flat(o) for o in (parts[-1],self.made))
         if other:=[f'{k} {v} (until now {was.get(k)})' for k,v in now.items() if was.get(k)!=v]:
             print(f"{self.about['name']} goes on with {', '.join(other)}: from here on it may round differently")
     def before_epoch(self): self.start,self.hits,self.seen = time.perf_counter(),0,0
@@ -193,14 +196,14 @@ def _seen(learn, fit, size, file, resume) -> dict:
 
 few_steps = 100   # of the optimiser: of fewer a net learns little
 
-def _announce(learn, epochs, about):
-    "Print what begins, and about how long it will take"
+def _announce(learn, epochs, done, about):
+    "Print what begins, or goes on after `done` epochs, and about how long it will take"
     n,steps = len(learn.dls.train),epochs*len(learn.dls.train)
-    try: time_it_takes = f"about {format_time(fit_seconds(learn, epochs))} on this device"
+    try: time_it_takes = f"about {format_time(fit_seconds(learn, epochs-done))} on this device"
     except Exception: time_it_takes = "for a time that cannot be told before"   # a step that needs the run's own callbacks
-    print(f"{about['model']}, recipe {about['recipe']}: {epochs} epoch{'s'*(epochs!=1)} on {about['data']['name']}, "
-          f"batches of {learn.dls.bs} at {about['size']} px, "
-          f"{time_it_takes}")
+    print(f"{about['model']}, recipe {about['recipe']}: {epochs} epoch{'s'*(epochs!=1)} on {about['data']['name']}"
+          + f", of which {done} {'is' if done==1 else 'are'} done"*(done>0) + f", batches of {learn.dls.bs}"
+          + f" at {about.get('size')} px"*bool(about.get('size')) + f", {time_it_takes}")
     if steps<few_steps: print(f"that is only {steps} step{'s'*(steps!=1)} of the optimiser, {n} in an epoch: a net learns "
                          "little from so few; give it more epochs, smaller batches or more photos")
 
@@ -248,10 +251,10 @@ def _alone(file):
 def _measured(learn, epochs, lr, file, resume, fit, after, makes, cbs, minutes, about, stops):
     "The run of `measured_fit`, once it is alone"
     about = dict(name=file.name.removesuffix('.json'), **about, data=data_card(learn.dls),
-                 **_seen(learn, fit, about['size'], file, resume))
+                 **_seen(learn, fit, about.get('size'), file, resume))
     there = from_first(lambda: _there(file, dict(about, epochs=epochs, precision=learn.precision)) if resume else {})
     if there.get('complete') and from_first(lambda: all(o.exists() for o in makes)): return there
-    if len(there.get('history', ()))<epochs: _announce(learn, epochs, about)
+    if (done:=len(there.get('history', ())))<epochs: _announce(learn, epochs, done, about)
     record = RunRecord(file, after is not None, **about)
     stops.patient = True
     fit(learn, epochs, lr, cbs=[*cbs, record, Checkpoint(beside(file, '.pt'), resume, record, stops, epochs, makes, minutes)])

@@ -14,7 +14,7 @@ from threading import Lock
 import numpy as np
 from fastcore.basics import patch
 from .files import CourseError, first_line, pool, save_json, shard_index, write_whole
-from .photos import broken_images, fingerprint, load_photo, photos_by_class, read_photo
+from .photos import broken_images, fingerprint, load_photo, photo_files, photos_by_class, read_photo
 
 # %% ../../nbs/kit/shards.ipynb #533d3081
 def _parquet():
@@ -40,40 +40,45 @@ def _row(src, file, label):
     return dict(image=dict(bytes=file.read_bytes(), path=name), label=label)
 
 def _write(file, src, rows, schema, group):
-    "Writes the photos `rows`, of (file, class number, bytes), in row groups of about `group` bytes; how many are in each"
+    """Writes the photos `rows`, of (file, class number, bytes), in row groups of about `group` bytes. Returns what the index
+    says of the file, and the bytes of its largest group"""
     import pyarrow as pa
-    pq,ends = _parquet(),np.cumsum([o[2] for o in rows])//group
-    counts = np.unique(ends, return_counts=True)[1].tolist()
+    pq,sizes = _parquet(),[o[2] for o in rows]
+    _,number,counts = np.unique(np.cumsum(sizes)//group, return_inverse=True, return_counts=True)
+    counts = counts.tolist()
     with write_whole(file, 'wb') as f, pq.ParquetWriter(f, schema, compression='none', use_dictionary=False) as w:
         for start,n in zip(np.cumsum([0,*counts]), counts):
             w.write_table(pa.Table.from_pylist([_row(src, f, y) for f,y,_ in rows[start:start+n]], schema))
-    return [file.name, file.stat().st_size, counts]
+    return [file.name, file.stat().st_size, counts],int(np.bincount(number, sizes).max())
 
 # %% ../../nbs/kit/shards.ipynb #4834bd3a
 def _from_folder(src, dest, group, most):
     "Writes the shards; returns their index"
     found = photos_by_class(src)
     if broken:=broken_images(src):
-        raise CourseError(f"{broken[0][0]} is not a readable image ({broken[0][1]}), nor are {len(broken)-1} others: repair "
-                          "or remove them; `resnet_course doctor --data FOLDER` lists them")
-    classes,splits = list(found['train']),{}
+        others = f", and {len(broken)-1} more are not" if len(broken)>1 else ''
+        raise CourseError(f"{broken[0][0]} is not a readable image ({broken[0][1]}){others}: repair or remove what is broken; "
+                          "`resnet_course doctor --data FOLDER` lists it")
+    classes,splits,largest = list(found['train']),{},1
     for split,of in found.items():
         rows = [(f, classes.index(c), f.stat().st_size) for c,files in of.items() for f in files]
         rows = [rows[i] for i in np.random.default_rng(0).permutation(len(rows))]
         shard_of = np.cumsum([o[2] for o in rows])//most
         parts = np.split(np.arange(len(rows)), np.flatnonzero(np.diff(shard_of))+1)
-        splits[split] = [_write(dest/f'{split}-{k:05}-of-{len(parts):05}.parquet', src, [rows[i] for i in part], _schema(classes), group)
-                         for k,part in enumerate(parts)]
+        written = [_write(dest/f'{split}-{k:05}-of-{len(parts):05}.parquet', src, [rows[i] for i in part], _schema(classes), group)
+                   for k,part in enumerate(parts)]
+        splits[split] = [shard for shard,_ in written]
+        largest = max(largest, *(n for _,n in written))
     counts = {split:[len(of.get(c, ())) for c in classes] for split,of in found.items()}
     return dict(at='.', image='image', label='label', classes=classes, counts=counts, splits=splits,
-                largest=min(group, most), fingerprint=fingerprint(src))
+                largest=largest, fingerprint=fingerprint(src))
 
 # %% ../../nbs/kit/shards.ipynb #7c891434
 def _look(fs, file):
     "What the index says of a Parquet file: its size, the photos of its row groups, the bytes of the largest, and its schema"
     with fs.open(file) as f: about = (p:=_parquet().ParquetFile(f)).metadata
     groups = [about.row_group(i) for i in range(about.num_row_groups)]
-    return fs.size(file),[o.num_rows for o in groups],max(o.total_byte_size for o in groups),p.schema_arrow
+    return fs.size(file),[o.num_rows for o in groups],max((o.total_byte_size for o in groups), default=0),p.schema_arrow
 
 def _labels(fs, file, column):
     with fs.open(file) as f: return _parquet().ParquetFile(f).read([column])[column].to_numpy()
@@ -98,12 +103,13 @@ def _from_shards(at, fs, files):
     if not all(found.values()): raise CourseError(f"{at}: there are no Parquet files train-... and validation-...: name the folder that has them")
     looks = {o:_look(fs, o) for part in found.values() for o in part}
     image,label,classes = _features(looks[found['train'][0]][3], at)
-    if not _first_photo(fs, found['train'][0], image)['bytes']:
-        raise CourseError(f"{at}: it holds the paths of photos, and not the photos: make shards of their folder")
+    if not (_first_photo(fs, found['train'][0], image) or {}).get('bytes'):
+        raise CourseError(f"{at}: it holds no photos, or the paths of photos alone: make shards of their folder")
     counts,h = {},sha256()
     for split,part in found.items():
         labels = np.concatenate([_labels(fs, o, label) for o in part])
-        if labels.min()<0 or labels.max()>=len(classes): raise CourseError(f"{at}: photos of {split} have no class: take another set")
+        if labels.dtype.kind!='i' or labels.min()<0 or labels.max()>=len(classes):
+            raise CourseError(f"{at}: photos of {split} have no class: take another set")
         counts[split] = np.bincount(labels, minlength=len(classes)).tolist()
         h.update(labels.tobytes())
     splits = {split:[[o[len(root):].lstrip('/'), *looks[o][:2]] for o in part] for split,part in found.items()}
@@ -112,6 +118,25 @@ def _from_shards(at, fs, files):
                 largest=max(o[2] for o in looks.values()), fingerprint=h.hexdigest()[:16])
 
 # %% ../../nbs/kit/shards.ipynb #7b767847
+def _parquet_files(src):
+    "What opens the Parquet files below a folder or URL, and where they are; where there are photos to train on, none"
+    if '://' in str(src):
+        try:
+            fs,root = _filesystem(src)
+            return fs,fs.glob(f'{root}/**/*.parquet')
+        except (ImportError, ValueError, OSError) as e: raise CourseError(f"{src} cannot be read ({first_line(e)}): correct the address") from None
+    folder = Path(os.path.realpath(src))
+    search = folder.is_dir() and not ((folder/'train').is_dir() and photo_files(folder/'train'))
+    return _filesystem(folder)[0],sorted(o.as_posix() for o in folder.rglob('*.parquet')) if search else []
+
+def _index(at, fs, files):
+    "`_from_shards`, for files of any kind"
+    try: return _from_shards(at, fs, files)
+    except (CourseError, OSError): raise
+    except Exception as e:
+        raise CourseError(f"{at}: its Parquet files cannot be read as shards of photos ({type(e).__name__}: {first_line(e)}): fetch "
+                          "them again, or name another folder") from None
+
 def make_shards(
     src:str, # a folder with train/<class>/ and val/<class>/, or the folder or URL of Parquet files
     dest:Path, # folder for the shards and their index, `shards.json`
@@ -122,11 +147,8 @@ def make_shards(
     dest = Path(dest)
     if (dest/'shards.json').exists(): raise CourseError(f"{dest} holds shards already: name another folder")
     _parquet()
-    try:
-        fs,root = _filesystem(src)
-        files = fs.glob(f'{root}/**/*.parquet') if '://' in str(src) or os.path.isdir(src) else []
-    except (ImportError, ValueError, OSError) as e: raise CourseError(f"{src} cannot be read ({first_line(e)}): correct the address") from None
-    index = _from_shards(str(src) if '://' in str(src) else str(Path(src).resolve()), fs, files) if files else \
+    fs,files = _parquet_files(src)
+    index = _index(str(src) if '://' in str(src) else os.path.realpath(src), fs, files) if files else \
             _from_folder(Path(src), dest, group, most)
     save_json(dest/'shards.json', index)   # last: without it there are no shards
     return index
@@ -157,9 +179,10 @@ class ShardPhotos:
         with self.locks[g%16]: return self.kept(g)   # nor do two threads read the same one at a time
     def __getitem__(self, i):
         g = int(np.searchsorted(self.ends, i, 'right'))
-        photo = self.group(g)[i-self.ends[g]]   # counted from the group's end
-        try: return load_photo(photo['bytes'], self.presize)
-        except CourseError: return read_photo(photo['bytes'], f"{photo['path']} in {self.groups[g][0]}")   # which names it
+        photo = self.group(g)[i-self.ends[g]] or {}   # counted from the group's end
+        data = photo.get('bytes') or b''
+        try: return load_photo(data, self.presize)
+        except CourseError: return read_photo(data, f"{photo.get('path') or 'a photo'} in {self.groups[g][0]}")   # which names it
 
 # %% ../../nbs/kit/shards.ipynb #05ba14c6
 @patch

@@ -7,7 +7,7 @@ __all__ = ['wait', 'step_seconds', 'Clock', 'profile_epoch', 'share_table', 'plo
            'matrix_units', 'machine_peaks', 'training_step', 'in_precision', 'plain_step', 'peak_memory']
 
 # %% ../../nbs/kit/timing.ipynb #0312e2bb
-import subprocess
+import subprocess, tempfile
 from contextlib import suppress
 from fastai.vision.all import *
 from matplotlib.colors import to_rgba
@@ -209,14 +209,15 @@ def peak_memory(
     "The most memory that a new process running `code` takes, with its children. Raises `CourseError` if it fails"
     try: import psutil
     except ImportError: return print("psutil is not installed, so memory is not measured: pip install psutil")
-    command,top = [sys.executable, '-W', 'ignore', '-c', code],0
-    p = psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    while p.poll() is None:
-        with suppress(psutil.Error):
-            infos = [o.memory_full_info() for o in (p, *p.children(recursive=True))]
-            top = max(top, sum(getattr(o, 'pss', o.uss) for o in infos))   # pss: shared pages are divided
-        time.sleep(.2)
-    if p.returncode:
-        said = p.stderr.read().strip().splitlines() or [f'exit status {p.returncode}']
-        raise CourseError(f"measuring memory failed ({said[-1]}): free some memory, or leave this measurement out")
+    top = 0
+    with tempfile.TemporaryFile('w+', errors='replace') as said:   # a pipe would be full in the end, and the program wait
+        p = psutil.Popen([sys.executable, '-W', 'ignore', '-c', code], stdout=subprocess.DEVNULL, stderr=said)
+        while p.poll() is None:
+            with suppress(psutil.Error):
+                infos = [o.memory_full_info() for o in (p, *p.children(recursive=True))]
+                top = max(top, sum(getattr(o, 'pss', o.uss) for o in infos))   # pss: shared pages are divided
+            time.sleep(.2)
+        said.seek(0)
+        last = [*said.read().strip().splitlines()[-1:], f'exit status {p.returncode}'][0]
+    if p.returncode: raise CourseError(f"measuring memory failed ({last}): free some memory, or leave this measurement out")
     return top
