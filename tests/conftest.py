@@ -1,5 +1,5 @@
 "What several tests share. No test writes outside pytest's temporary folders, or needs a network."
-import gc, os, shutil, signal, subprocess, sys, tarfile, tempfile, zipfile
+import ast, gc, json, os, shutil, signal, subprocess, sys, tarfile, tempfile, zipfile
 from pathlib import Path
 
 home = tempfile.mkdtemp(prefix='resnet_course-tests-')   # before fastai is imported: it reads FASTAI_HOME once
@@ -147,6 +147,17 @@ def photo_set(path, train=('cat','dog'), val=('cat','dog'), n=4):
         for c in classes:
             for i in range(n): photo(path/split/c/f'{i}.jpg', (40*i,30*len(split),200))   # none is a copy of one to train on
     return path
+
+def saved_and_made(file):
+    "What the cells of a page that hide their code have saved, and what they make now, as Markdown"
+    space,res = {},[]
+    for cell in json.loads(file.read_text(encoding='utf-8'))['cells']:
+        source,out = ''.join(cell['source']),cell.get('outputs')
+        if not source.startswith(('#| hide\nimport','#| hide\nfrom','#| echo: false')): continue
+        *body,last = ast.parse(source).body
+        exec(compile(ast.Module(body if out else [*body,last], []), file.name, 'exec'), space)
+        if out: res.append((''.join(out[0]['data']['text/markdown']), eval(compile(ast.Expression(last.value), file.name, 'eval'), space).data))
+    return res
 
 def one_line(err, *parts):
     "True if `err` is a `CourseError` and its text is one line that holds all `parts`"

@@ -3,6 +3,7 @@ import re, runpy
 from configparser import ConfigParser
 from pathlib import Path
 import pytest, yaml
+from conftest import saved_and_made
 
 top = Path(__file__).parent.parent
 text = (top/'README.md').read_text(encoding='utf-8')
@@ -14,6 +15,12 @@ def tables(text):
     found = re.findall(r'(?:^\|.*\|\n)+', text, re.M)
     return [[[o.strip() for o in row.strip('|').split('|')] for row in t.splitlines() if not re.match(r'\|[\s:|-]+\|$', row)]
             for t in found]
+
+def test_it_shows_what_the_records_say(monkeypatch):
+    "Else run `.ci/execute index.ipynb` and `make readme`"
+    monkeypatch.chdir(top)
+    shown = saved_and_made(top/'index.ipynb')
+    assert len(shown)==7 and all(a==b for a,b in shown)
 
 def test_ten_seconds():
     "One sentence, one picture, two commands and the path come first"

@@ -1,5 +1,5 @@
 "What teachers get: misconceptions and goals as the course itself says them, slides, and a table of who has passed what"
-import ast, csv, json, os, re, sys
+import csv, json, os, re, sys
 from pathlib import Path
 import pytest
 from typer.testing import CliRunner
@@ -8,7 +8,7 @@ from resnet_course.cli import app
 from resnet_course.kit.files import CourseError
 from answers import wrongs
 import answers_later   # adds to them
-from conftest import one_line
+from conftest import one_line, saved_and_made
 
 @pytest.mark.parametrize('name', check.exercises)
 def test_misconceptions(name):
@@ -35,16 +35,8 @@ def test_each_exercise_is_on_the_page():
 
 def test_what_the_page_shows_is_of_the_lessons_as_they_are():
     "Else run `.ci/execute nbs/teachers.ipynb`"
-    page,space,shown = json.loads((teach.lessons_home()/'nbs'/'teachers.ipynb').read_text(encoding='utf-8')),{},0
-    for cell in (o for o in page['cells'] if o['cell_type']=='code'):
-        *body,last = ast.parse(teach.source(cell)).body
-        exec(compile(ast.Module(body, []), 'page', 'exec'), space)
-        if not cell['outputs']: exec(compile(ast.Module([last], []), 'page', 'exec'), space)
-        else:
-            made = eval(compile(ast.Expression(last.value), 'page', 'eval'), space).data
-            assert made==''.join(cell['outputs'][0]['data']['text/markdown'])
-            shown += 1
-    assert shown==2
+    shown = saved_and_made(teach.lessons_home()/'nbs'/'teachers.ipynb')
+    assert len(shown)==2 and all(a==b for a,b in shown)
 
 @pytest.mark.parametrize('name', teach.lesson_names()[:8])
 def test_goals(name): assert 2<len(teach.goals(name))<8 and all(o and '\n' not in o for o in teach.goals(name))
