@@ -123,15 +123,16 @@ def course_path(
     presize:int=160, # the size that `get_data` will be asked for; above 160 the 320 px copy is taken
 ) -> Path: # a folder with train/<class>/ and val/<class>/; 'cifar10', 'fashion' and 'signs' have layouts of their own
     "Where the photos are. Raises `CourseError` for an unknown name, and for a folder that is not there"
-    env,place = os.environ.get('RESNET_COURSE_DATA'),isinstance(name, Path)   # a `Path` is a place, whatever it is called
-    name = str(name or env or 'imagenette')
-    if name=='imagenette' and env and env!='sample' and not (place or testing()): name = env
-    if name in small_sets and not place: return _small_set(name)
-    if (name=='sample' or testing() and name=='imagenette') and not place: return _drawn(dict(n_train=80, n_val=40, size=48))
-    if name=='imagenette' and not place:
-        return imagenette_on_disk(presize) or _fetched(_urls(presize)[0], *_imagenette,
-            "set RESNET_COURSE_DATA to a folder that holds Imagenette, "
-            "or go on with the drawn sample: RESNET_COURSE_DATA=sample")
+    if not isinstance(name, Path):   # which is a place, whatever it is called
+        env = os.environ.get('RESNET_COURSE_DATA')
+        name = str(name or env or 'imagenette')
+        if name=='imagenette' and env and env!='sample' and not testing(): name = env
+        if name in small_sets: return _small_set(name)
+        if name=='sample' or testing() and name=='imagenette': return _drawn(dict(n_train=80, n_val=40, size=48))
+        if name=='imagenette':
+            return imagenette_on_disk(presize) or _fetched(_urls(presize)[0], *_imagenette,
+                "set RESNET_COURSE_DATA to a folder that holds Imagenette, "
+                "or go on with the drawn sample: RESNET_COURSE_DATA=sample")
     path = Path(os.path.expanduser(name))
     if path.suffix.lower()=='.zip' and os.path.isfile(path): return path
     try: os.lstat(path)

@@ -7,8 +7,8 @@ __all__ = ['signs_experiment', 'KerasBlock', 'identity_block', 'convolutional_bl
 
 # %% ../nbs/10_keras.ipynb #09818c9f
 from fastai.vision.all import *
-from .kit.files import CourseError, tell
-from .kit.photos import photo_files, Photo
+from .kit.files import CourseError
+from .kit.photos import photo_files, Photo, tell_left_out
 from .training import Experiment
 
 # %% ../nbs/10_keras.ipynb #1ded04e9
@@ -88,14 +88,14 @@ def signs_dls(
     signs = sorted(o.name for o in folders if o.is_dir() and not o.name.startswith('.'))[:6]
     if len(signs)<6: raise CourseError(f"{path}: {len(signs)} folders, and six signs have a folder each")
 
-    found = {o:photo_files(Path(path)/o) for o in signs}
-    by_sign = [[f for f in files if f.parent==Path(path)/o] for o,files in found.items()]
+    photos = L(photo_files(Path(path)/o) for o in signs).concat()
+    by_sign = [photos.filter(lambda f: f.parent==Path(path)/o) for o in signs]
+    tell_left_out(photos.filter(lambda f: f.parent.parent!=Path(path)), 'photo', f'not directly in {path}/<sign>/')
     files,fewest = L(by_sign).concat(),min(map(len, by_sign))
     if len(files)<60 or fewest<2:
         raise CourseError(f"{path}: {len(files)} photos of {', '.join(signs)}, of one sign {fewest}; "
                           "a tenth of them is too few: 60 in all and 2 of each are the least")
 
-    if deep:=sum(map(len, found.values()))-len(files): tell(f"{path}: {deep} photos in folders within those of the signs are left out")
     split = TrainTestSplitter(.1, random_state=0, stratify=[f.parent.name for f in files])
     return DataBlock((ImageBlock(Photo),CategoryBlock), get_items=lambda _: files, splitter=split, get_y=parent_label,
         item_tfms=Resize(size)).dataloaders(path, path=path, bs=bs, num_workers=0)

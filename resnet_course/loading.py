@@ -11,7 +11,7 @@ import zlib
 from collections import deque
 from contextlib import suppress
 from fastai.vision.all import *
-from .kit.files import check_batch, check_size, CourseError, open_file, pool, shard_index, strict_json, write_whole
+from .kit.files import check_batch, check_size, CourseError, in_utf8, open_file, pool, shard_index, strict_json, write_whole
 from .kit.arrays import PhotoLoaders
 from .kit.caches import cache_folder, cache_mark, check_owner, make_room, one_builder
 from .kit.gpu import received, sent
@@ -95,7 +95,7 @@ def cached_photos(
 ) -> PhotoCache: # or `PhotoFiles`, where there is no room for a cache
     "The photos of `path` from a cache, which is built if there is none that fits"
     path,files,presize = Path(path),L(files).map(Path),check_size('presize', presize)
-    names = [f.relative_to(path).as_posix().encode(errors='backslashreplace').decode() for f in files]   # one may be no UTF-8
+    names = [in_utf8(f.relative_to(path).as_posix()) for f in files]
     about = dict(presize=presize, fingerprint=fingerprint(path), names=names)
     key = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:8]   # folders of one name have caches of their own
     with one_builder(f'{key}-{presize}'):

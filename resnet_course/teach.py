@@ -10,7 +10,7 @@ import ast, inspect, json, re, textwrap
 from pathlib import Path
 import pandas as pd
 from . import check
-from .kit.files import CourseError, check_name, write_whole
+from .kit.files import CourseError, check_name, in_utf8, write_whole
 from .learn import course_mark, lessons_home, source
 
 # %% ../nbs/tools/teach.ipynb #d9f05e2e
@@ -137,8 +137,7 @@ def gathered(
             raise CourseError(f"{o} holds no lessons: name those that `resnet_course learn` has made")
     if names and len(names)!=max(1, len(folders)):
         raise CourseError(f"{len(names)} names for {max(1, len(folders))} readers: give one --name for each, or none")
-    names = [*names] or [Path(o).resolve().name for o in folders] or ['me']
-    names = [o.encode(errors='backslashreplace').decode() for o in names]   # one may be no UTF-8
+    names = [*map(in_utf8, names or [Path(o).resolve().name for o in folders] or ['me'])]
     names,rows = [f"'{o}" if o[:1] in '=+-@' else o for o in names],[]   # a spreadsheet would compute it
     for name,o in zip(names, folders or [None]):
         done = check.progress(o).set_index('exercise').passed

@@ -472,7 +472,7 @@ def test_signs_in_deeper_folders_are_left_out(tmp_path, capsys):
     capsys.readouterr()
     photo(tmp_path/'signs/0/extra/a.jpg')
     dls = signs_dls(tmp_path/'signs')
-    assert dls.c==6 and len(dls.train_ds)+len(dls.valid_ds)==n and '1 photos in folders within' in capsys.readouterr().out
+    assert dls.c==6 and len(dls.train_ds)+len(dls.valid_ds)==n and '1 photo is left out: not directly in' in capsys.readouterr().out
 
 @pytest.mark.parametrize('name', ['sample','imagenette','cifar10'])
 def test_a_path_is_a_place_whatever_it_is_called(name, monkeypatch, tmp_path):

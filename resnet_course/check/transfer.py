@@ -10,7 +10,6 @@ __all__ = ['first_loss', 'shuffled', 'growth', 'twice_size', 'first_gradient', '
 from contextlib import suppress
 from itertools import combinations
 from fastai.vision.all import *
-from itertools import product   # after fastai, which has another
 from ..kit.costs import layer_costs
 from ..fcn import get_fcn
 from ..resblock import ResBlock
@@ -99,7 +98,7 @@ def hunt_loss(my_net):
             ('log-softmax does no harm here, since the loss takes it once more; but scores were asked for',
              dict(end=[nn.LogSoftmax(1)])))
     except Wrong:   # or is it right with another pool?
-        for pool,side in product((nn.AdaptiveMaxPool2d,nn.AdaptiveAvgPool2d), (1,2)):
+        for pool,side in ((nn.AdaptiveMaxPool2d,1), (nn.AdaptiveMaxPool2d,2), (nn.AdaptiveAvgPool2d,2)):
             with suppress(Wrong): return check_module(my_net, partial(net, pool=pool, side=side), cases)
         raise
 
@@ -217,7 +216,7 @@ def capstone(my_resnet50):
     if other:=_comes_from(m): raise Wrong(f"part of it comes from {other}: build it from PyTorch's layers")
     built_in = 'classes are built in: the argument says how many there are'
     if (shape:=tensor_of(m, x).shape)!=(2,10):
-        raise Wrong(f'{1000} {built_in}' if shape==(2,1000) else f'expected scores of shape (2, 10), came {tuple(shape)}')
+        raise Wrong(f'1000 {built_in}' if shape==(2,1000) else f'expected scores of shape (2, 10), came {tuple(shape)}')
     n = total_params(m)[0]
     if n!=23_547_754: raise Wrong(f'expected 23,547,754 parameters, came {n:,}. {_capstone_params.get(n, "")}'.strip())
     if total_params(run_answer(my_resnet50, 7))[0]!=n-3*2049: raise Wrong(f'ten {built_in}')

@@ -39,19 +39,20 @@ def _plain(o):
     if isinstance(o, dict): return all(map(_plain, chain(o, o.values())))
     return isinstance(o, (int,float,str,np.number,Tensor)) or isinstance(o, np.ndarray) and o.dtype.kind in 'fiub'
 
-def _fills(codes):
-    "Does code change what is in a list, a dict or a tensor, such as one that it keeps its losses in?"
+def _fills(steps):
+    "Do these instructions change what is in a list, a dict or a tensor, such as one that losses are kept in?"
     ways = 'append appendleft extend insert update setdefault pop popitem clear add remove sort reverse'.split()
     return any(i.opname in ('STORE_SUBSCR','DELETE_SUBSCR','STORE_SLICE') or i.opname in ('LOAD_METHOD','LOAD_ATTR') and
-               (i.argval in ways or i.argval[-1]=='_'!=i.argval[0]) for c in codes for i in dis.get_instructions(c))
+               (i.argval in ways or i.argval[-1]=='_'!=i.argval[0]) for i in steps)
 
 def _code(f, deep):
     "What the function `f` of the user's does: code, defaults, and the values that it finds outside, but for those that it changes"
     down,codes = partial(told, deep=deep-1),_codes(f.__code__)
     consts = [down(k) for c in codes for k in c.co_consts if not isinstance(k, types.CodeType) and k!=f.__doc__]
-    read = {i.argval for c in codes for i in dis.get_instructions(c) if i.opname in ('LOAD_GLOBAL','LOAD_NAME')}   # no attributes
+    steps = [i for c in codes for i in dis.get_instructions(c)]   # `co_names` has attributes, too
+    read,kept = ({i.argval for i in steps if i.opname in names} for names in (('LOAD_GLOBAL','LOAD_NAME'), ('STORE_GLOBAL',)))
     used = {n:f.__globals__[n] for n in read if n in f.__globals__}
-    kept,filled = {i.argval for c in codes for i in dis.get_instructions(c) if i.opname=='STORE_GLOBAL'},_fills(codes)
+    filled = _fills(steps)
     def stays(n, o): return _plain(o) and n not in kept and not (filled and isinstance(o, _containers))
     used = {n:o for n,o in sorted(used.items()) if stays(n, o) or isinstance(o, types.FunctionType) and _own(o)}
     def cell(o):

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['read_photo', 'Photo', 'check_folder', 'photo_files', 'broken_images', 'decode_photo', 'resize_photo', 'load_photo',
-           'class_of', 'check_classes', 'by_class', 'photos_by_class', 'copied_photos', 'sample_card', 'data_name',
-           'fingerprint', 'data_card']
+           'class_of', 'check_classes', 'tell_left_out', 'by_class', 'photos_by_class', 'copied_photos', 'sample_card',
+           'data_name', 'fingerprint', 'data_card']
 
 # %% ../../nbs/kit/photos.ipynb #63918470
 import difflib, errno, unicodedata
@@ -294,7 +294,8 @@ def check_classes(
     _check_apart(train, val, name)
 
 # %% ../../nbs/kit/photos.ipynb #0186e09b
-def _tell_left_out(files, what, why):
+def tell_left_out(files, what, why):
+    "Print how many `files` of a kind, `what`, are left out, if there are any"
     one = len(files)==1
     if files: tell(f"{len(files)} {what}{'' if one else 's'} {'is' if one else 'are'} left out: {why}, such as {files[0]}")
 
@@ -307,8 +308,8 @@ def by_class(
     here,deep = partition(files, lambda f: f.parent.parent==folder)
     photos,other = partition(here, lambda f: f.suffix.lower() in photo_suffixes)
     deep = [f for f in deep if f.suffix.lower() in photo_suffixes]
-    _tell_left_out(deep, 'photo', f'not directly in {split}/<class>/')
-    _tell_left_out(other, 'file', f'in {split}/<class>/, but with no ending of a photo')
+    tell_left_out(deep, 'photo', f'not directly in {split}/<class>/')
+    tell_left_out(other, 'file', f'in {split}/<class>/, but with no ending of a photo')
     return dict(sorted(groupby(photos, class_of).items()))
 
 def photos_by_class(

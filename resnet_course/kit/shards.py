@@ -13,7 +13,7 @@ from pathlib import Path
 from threading import Lock
 import numpy as np
 from fastcore.basics import patch
-from .files import CourseError, first_line, pool, save_json, shard_index, write_whole
+from .files import CourseError, first_line, in_utf8, pool, save_json, shard_index, write_whole
 from .photos import broken_images, fingerprint, load_photo, photo_files, photos_by_class, read_photo
 
 # %% ../../nbs/kit/shards.ipynb #533d3081
@@ -36,7 +36,7 @@ def _schema(classes):
     return pa.schema([('image',image), ('label',pa.int64())], metadata=dict(huggingface=json.dumps(about)))
 
 def _row(src, file, label):
-    name = file.relative_to(src).as_posix().encode(errors='backslashreplace').decode()   # Parquet's text is UTF-8
+    name = in_utf8(file.relative_to(src).as_posix())   # as Parquet's text is
     return dict(image=dict(bytes=file.read_bytes(), path=name), label=label)
 
 def _write(file, src, rows, schema, group):
@@ -118,14 +118,14 @@ def _from_shards(at, fs, files):
                 largest=max(o[2] for o in looks.values()), fingerprint=h.hexdigest()[:16])
 
 # %% ../../nbs/kit/shards.ipynb #7b767847
-def _parquet_files(src):
-    "What opens the Parquet files below a folder or URL, and where they are; where there are photos to train on, none"
-    if '://' in str(src):
+def _parquet_files(at):
+    "What opens the Parquet files below the folder or URL `at`, and where they are; where there are photos to train on, none"
+    if '://' in at:
         try:
-            fs,root = _filesystem(src)
+            fs,root = _filesystem(at)
             return fs,fs.glob(f'{root}/**/*.parquet')
-        except (ImportError, ValueError, OSError) as e: raise CourseError(f"{src} cannot be read ({first_line(e)}): correct the address") from None
-    folder = Path(os.path.realpath(src))
+        except (ImportError, ValueError, OSError) as e: raise CourseError(f"{at} cannot be read ({first_line(e)}): correct the address") from None
+    folder = Path(at)
     search = folder.is_dir() and not ((folder/'train').is_dir() and photo_files(folder/'train'))
     return _filesystem(folder)[0],sorted(o.as_posix() for o in folder.rglob('*.parquet')) if search else []
 
@@ -147,9 +147,9 @@ def make_shards(
     dest = Path(dest)
     if (dest/'shards.json').exists(): raise CourseError(f"{dest} holds shards already: name another folder")
     _parquet()
-    fs,files = _parquet_files(src)
-    index = _index(str(src) if '://' in str(src) else os.path.realpath(src), fs, files) if files else \
-            _from_folder(Path(src), dest, group, most)
+    at = str(src) if '://' in str(src) else os.path.realpath(src)
+    fs,files = _parquet_files(at)
+    index = _index(at, fs, files) if files else _from_folder(Path(src), dest, group, most)
     save_json(dest/'shards.json', index)   # last: without it there are no shards
     return index
 
