@@ -26,7 +26,7 @@ test: venv  ## every notebook and every test
 	$(OFFLINE) $(STRICT) $(PY) .ci/exercises
 	$(OFFLINE) $(STRICT) OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist loadfile tests
 
-gpu: venv  ## on a machine with a CUDA GPU, in under ten minutes: test what only a GPU can show, and measure; into results/gpu
+gpu: venv  ## on a machine with a CUDA GPU: test what only a GPU can show, and measure; into results/gpu
 	$(PY) -W ignore -m pytest -q --confcutdir=tests/gpu tests/gpu
 
 test-slow: venv  ## what takes long: faults of every kind, a run killed 200 times among them, counted in results/faults; later Pythons

@@ -265,7 +265,7 @@ def _floors(b):
     about = dict(size=b.sizes[0], units=matrix_units(b.device))
     for name,net,bs in (('resnet18',resnet18,b.bs), ('resnet50',resnet50,b.bs//2)):
         step = b.course(net(10), b.batch(b.sizes[0], bs))
-        floor = roofline(net(10).to(b.device), b.sizes[0], bs, peaks).groupby('kind').floor.sum()
+        floor = roofline(net(10).to(b.device), b.sizes[0], bs, peaks, b.precision).groupby('kind').floor.sum()
         spent = time_by_kind(step) if b.device.type=='cpu' else pd.Series(dtype=float)   # a GPU works beside this process
         for kind in spent.index.union(floor.index, sort=False):
             yield dict(about, net=name, what=kind, median=spent.get(kind), floor=floor.get(kind), unit='ms')

@@ -15,7 +15,7 @@ from .kit.costs import copied, layer_costs
 from .training import choose_precision
 from .resblock import ResBlock
 from .loading import PhotoCrops
-from .speed import FastBlock, FusedAdam, laid_out
+from .speed import FastBlock, FastConv2d, FusedAdam, laid_out
 
 # %% ../nbs/14_ingredients.ipynb #aac2d426
 class AlternatingCrops(PhotoCrops):
@@ -36,9 +36,14 @@ class AlternatingCrops(PhotoCrops):
 class EpochPlan(Callback):
     "Tells the loaders the side of an epoch's crops, and which epoch it is"
     def __init__(self, sizes): self.sizes = sizes   # a side in pixels for each epoch; the last one stays
+    def _sets(self): return [dl.dataset for dl in self.dls.loaders]
+    def before_fit(self): self._before = [(ds.size, getattr(ds, 'epoch', 0)) for ds in self._sets()]
     def before_train(self):   # not `before_epoch`, which `get_preds` and `validate` send, too
         size = self.sizes[min(self.epoch, len(self.sizes)-1)]
-        for dl in self.dls.loaders: dl.dataset.size,dl.dataset.epoch = size,self.epoch
+        for ds in self._sets(): ds.size,ds.epoch = size,self.epoch
+    def after_fit(self):
+        if not any(isinstance(o, LRFinder) for o in self.learn.cbs): return
+        for ds,before in zip(self._sets(), self._before): ds.size,ds.epoch = before   # `lr_find` leaves all as it was
 
 # %% ../nbs/14_ingredients.ipynb #9be5c8e3
 _poly = 3.4445,-4.775,2.0315   # a, b, c: a singular value s becomes a*s + b*s**3 + c*s**5. Jordan 2024
@@ -93,7 +98,7 @@ class Muon(FusedAdam):
         groups,rest = defaultdict(list),[]
         for o in todo:
             p,_,state,hyper = o
-            if p.ndim!=4:
+            if p.ndim!=4 or p.is_complex():
                 rest.append(o)
                 continue
             if 'grad_avg' not in state: state['grad_avg'] = torch.zeros_like(p)
@@ -177,7 +182,7 @@ def whitening_filters(
     ks:int, # side of a patch, in pixels
 ) -> Tensor: # (c*ks*ks, c, ks, ks), the strongest direction first
     "Filters in which patches of the images are uncorrelated, and vary alike"
-    xb = xb.as_subclass(Tensor).double()
+    xb = xb.as_subclass(Tensor).cpu().double()   # not all devices have double precision
     patches = xb.unfold(2, ks, ks).unfold(3, ks, ks).permute(0,2,3,1,4,5).reshape(-1, xb.shape[1]*ks*ks)
     variances,directions = torch.linalg.eigh(patches.T.cov())   # in columns, the weakest first
     filters = (directions/(variances.clamp(min=0)+_faint).sqrt()).T.flip(0)
@@ -199,8 +204,9 @@ def first_conv(net:nn.Module, size:int) -> nn.Conv2d:
     "The convolution of `net` that sees images of this size. Raises `CourseError` if another layer does"
     name = layer_costs(net, size).name[0]
     layer = net.get_submodule(name)
-    if isinstance(layer, nn.Conv2d) and layer.groups==1 and layer.kernel_size==layer.kernel_size[:1]*2: return layer
-    raise CourseError(f"whiten=True is for a net whose first layer is a convolution with a square kernel; here {name} is "
+    plain = type(layer) in (nn.Conv2d,FastConv2d) and layer.groups==1 and layer.dilation==(1,1)
+    if plain and layer.kernel_size==layer.kernel_size[:1]*2: return layer
+    raise CourseError(f"whiten=True is for a net whose first layer is a plain `nn.Conv2d` with a square kernel; here {name} is "
                       f"{type(layer).__name__}: pass `replace(recipe, whiten=False)`")
 
 # %% ../nbs/14_ingredients.ipynb #caf8c212

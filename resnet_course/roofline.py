@@ -11,37 +11,38 @@ from .kit.costs import evaluating, watching
 from .resblock import ResBlock
 
 # %% ../nbs/tools/roofline.ipynb #4a130008
-_number,_adam,_casts = 2,28,12   # bytes: of a number in bf16; for each weight, in Adam's step; in its casts and its gradient's
+_adam,_casts = 28,12   # bytes for each weight: in Adam's step; in its cast to 16 bits and that of its gradient back
 
-def _part(m, x, out, images):
+def _part(m, x, out, images, number): # `number` is of bytes, in one of `x`
     "What a layer computes and moves: (kind, operations, bytes) for each pass over memory; nothing for what is free"
     nx,no = images*x[0].numel(),images*out[0].numel()
     if isinstance(m, (nn.Conv2d,nn.Linear)):
         w,work = m.weight.numel(),2*images*m.weight.numel()*out[0,0].numel()
         passes = 3 if x.requires_grad else 2   # the photos want no gradient
-        return [('products', work, _number*(nx+no+w))]*passes
-    if isinstance(m, nn.BatchNorm2d): return [('norm, ReLU', 0, 8*_number*nx)]
-    if isinstance(m, ResBlock): return [('addition, ReLU', 0, 6*_number*no)]
-    if isinstance(m, (nn.MaxPool2d,nn.AvgPool2d,nn.AdaptiveAvgPool2d)): return [('pools', 0, 2*_number*(nx+no))]
+        return [('products', work, number*(nx+no+w))]*passes
+    if isinstance(m, nn.BatchNorm2d): return [('norm, ReLU', 0, 8*number*nx)]
+    if isinstance(m, ResBlock): return [('addition, ReLU', 0, 6*number*no)]
+    if isinstance(m, (nn.MaxPool2d,nn.AvgPool2d,nn.AdaptiveAvgPool2d)): return [('pools', 0, 2*number*(nx+no))]
     return []
 
 def roofline(
     net:nn.Module, # of layers that PyTorch and the course have
     size:int, # side of the images, in pixels
     bs:int, # images in a batch
-    peaks:dict, # from `machine_peaks`: 'bf16' in TFLOP/s, 'copy' in GB/s
+    peaks:dict, # from `machine_peaks`: TFLOP/s for each precision, 'copy' in GB/s
+    precision:str='bf16', # what is multiplied in
 ) -> pd.DataFrame: # one row for each layer and for the weights; columns layer, kind, products, memory, floor: milliseconds
-    "The least time of a training step in bf16: of each part the longer of its products and its traffic"
-    rows,names = [],{m:k for k,m in net.named_modules()}
+    "The least time of a training step: of each part the longer of its products and its traffic"
+    rows,names,number = [],{m:k for k,m in net.named_modules()},4 if precision=='fp32' else 2
     def note(m, x, out):
-        parts = _part(m, x, out, bs)
+        parts = _part(m, x, out, bs, number)
         if not parts: return
-        times = np.array([(1e3*work/peaks['bf16']/1e12, 1e3*moved/peaks['copy']/1e9) for _,work,moved in parts])
+        times = np.array([(1e3*work/peaks[precision]/1e12, 1e3*moved/peaks['copy']/1e9) for _,work,moved in parts])
         rows.append((names[m], parts[0][0], *times.sum(0), times.max(1).sum()))
     device = first(net.parameters()).device
     with evaluating(net), watching(names, note), torch.enable_grad(): net(torch.zeros(1,3,size,size, device=device))
     weights = sum(p.numel() for p in net.parameters())
-    for kind,per_weight in (('optimiser',_adam), ('casts',_casts)):
+    for kind,per_weight in dict(optimiser=_adam, casts=_casts if number<4 else 0).items():
         ms = 1e3*per_weight*weights/peaks['copy']/1e9
         rows.append(('all weights', kind, 0., ms, ms))
     return pd.DataFrame(rows, columns=['layer','kind','products','memory','floor'])

@@ -132,13 +132,15 @@ def _check_norms(net):
 # long: the events of one callback, in the order in which they come
 class Scaled(DistributedTrainer):
     """Trains as one of several processes. Each takes its part of every batch, and all make the step that one process would
-    have made with the whole batch. For one fit, and loaders of `cached_data`"""
+    have made with the whole batch; what a net draws for itself, as dropout does, it draws for its part. For one fit, and loaders
+    of `cached_data`"""
     def __init__(self,
         sync_bn:bool=True, # batch norm over the whole batch; False: over each process's part
     ): super().__init__(sync_bn, cpu=not torch.cuda.is_available())
     def before_fit(self):
         self.n,self.swapped = dist.get_world_size(),{}
         self.check_loaders()
+        self.check_step()
         net = self.learn.model
         if self.sync_bn and next(net.parameters()).device.type=='cuda': nn.SyncBatchNorm.convert_sync_batchnorm(net)
         elif self.sync_bn:
@@ -146,7 +148,10 @@ class Scaled(DistributedTrainer):
             self.swapped = {m:type(m) for m in net.modules() if isinstance(m, nn.BatchNorm2d)}
             for m in self.swapped: m.__class__ = JointNorm
         self.wrapped = self.accelerator.prepare_model(net)
-        for dl in self.dls.loaders: dl.part = rank(),self.n
+        drawn = from_first(lambda: [dl.rng.getstate() for dl in self.dls.loaders])
+        for dl,state in zip(self.dls.loaders, drawn):
+            dl.part = rank(),self.n
+            dl.rng.setstate(state)   # all draw the same batches
         if hasattr(self.opt, 'orthogonal'): self.opt.orthogonal = partial(shared_out, type(self.opt).orthogonal)
     def check_loaders(self):
         "Raises `CourseError` for loaders that cannot be shared out"
@@ -155,6 +160,18 @@ class Scaled(DistributedTrainer):
         if self.dls.bs<2*self.n or self.dls.valid.n<self.n:
             raise CourseError(f"batches of {self.dls.bs} and {self.dls.valid.n} photos to validate are too few for {self.n} "
                               "processes: start fewer, or take larger batches")
+    def check_step(self):
+        "Raises `CourseError` for what each process would make of its own part, and nobody of the whole batch"
+        loss,joins = self.learn.loss_func,(AvgMetric,AvgLoss,AccumMetric)
+        weight,reduction = (getattr(loss, 'keywords', {}).get(k) for k in ('weight','reduction'))   # of a partial
+        while hasattr(loss, 'func'): loss = loss.func
+        means = nn.BCEWithLogitsLoss,FocalLoss   # over photos, whatever the weights
+        if not isinstance(loss, means): weight = getattr(loss, 'weight', weight)
+        odd = [f'the metric {type(o).__name__}' for o in self.learn.metrics if not isinstance(o, joins)]
+        odd += ['GradientAccumulation' for o in self.learn.cbs if isinstance(o, GradientAccumulation)]
+        if weight is not None: odd.append('a loss with weights')
+        if getattr(loss, 'reduction', reduction) not in (None,'mean','batchmean'): odd.append('a loss that is no mean')
+        if odd: raise CourseError(f"{odd[0]}: several processes cannot join it; leave it out, or train in one process")
     def before_train(self): pass   # the loaders know their part
     def before_validate(self):
         if not self.sync_bn:

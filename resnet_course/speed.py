@@ -100,9 +100,9 @@ class FastConv2d(_Fast, nn.Conv2d):
     """A convolution, trained on a CPU as a matrix product if its map is small; with AMX also if it is 1x1, in bf16. In fp32,
     on a processor with AVX2 and no wider units, only its weights' gradient is one on larger maps"""
     def _product(self, x):   # the format of one, and whether it is one as a whole; None where it does not pay
+        if not (type(self) is FastConv2d and self.training and self.bias is None): return   # of others, `weight` may be computed
         w,sizes = self.weight,(self.kernel_size, self.stride, self.padding)
-        if not (self.training and self.bias is None and is_ordinary(x, w)): return
-        if not all(isinstance(o, tuple) and o==o[:1]*2 for o in sizes): return
+        if not (is_ordinary(x, w) and all(isinstance(o, tuple) and o==o[:1]*2 for o in sizes)): return
         (ks,_),(stride,_),(padding,_) = sizes
         if not (0<ks<8 and stride>0 and padding>=0 and self.groups==1 and self.dilation==(1,1) and self.padding_mode=='zeros'
                 and x.ndim==4 and len(x)>0 and w.shape[1:]==(x.shape[1],ks,ks)): return
@@ -256,7 +256,7 @@ class FastNorm(_Fast, nn.BatchNorm2d):
     "Batch norm in fewer passes over memory, in training on a CPU"
     least = 2**20   # numbers in a batch; with fewer, the calls cost more than the passes
     def _pays(self, x):
-        own = self.weight,self.bias,self.running_mean,self.running_var
+        own = *map(self._parameters.get, ('weight','bias')),self.running_mean,self.running_var   # no weights that are computed
         return (self.training and isinstance(x, Tensor) and x.numel()>=self.least and self.track_running_stats
                 and self.momentum is not None and self.eps>0
                 and all(o is not None for o in (*own, self.num_batches_tracked)) and is_ordinary(x, *own)
@@ -360,7 +360,7 @@ class FusedAdam(Optimizer):
         if closure is not None: raise NotImplementedError("fastai's optimisers take no closure")
         for p,_,state,_ in self.all_params():
             if p.grad is None and p.requires_grad and 'grad_avg' in state: p.grad = torch.zeros_like(p)
-        self.update(self.all_params(with_grad=True))
+        self.update([o for o in self.all_params(with_grad=True) if o[0].requires_grad])
     def update(self, todo):
         "Adam's step for some parameters, as they come from `all_params`"
         groups = defaultdict(list)   # of tensors that go into one call

@@ -12,6 +12,7 @@ from fastai.vision.all import *
 from fastai.callback.channelslast import ChannelsLast
 from .kit.files import check_name, CourseError
 from .kit.costs import is_lazy
+from .kit.gpu import mixed_precision
 from .kit.identity import check_run, try_out
 from .kit.timing import cpu_capabilities
 from .kit.runs import check_free, command_line, first_batch, fit_seconds, measured_fit, record_file
@@ -73,7 +74,7 @@ def get_learner(
     learn.precision = precision
     if precision=='fp32': return learn
     if device.type=='cpu': return learn.add_cb(CPUMixedPrecision())
-    return learn.to_fp16() if precision=='fp16' else learn.to_bf16()
+    return learn.add_cbs(mixed_precision(precision))
 
 # %% ../nbs/02_training.ipynb #c0ffee02
 def _check_top_k(inp, targ, k):

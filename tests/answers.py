@@ -235,7 +235,7 @@ class HeadFirst(nn.Module):
         for b in self.body: x = b(x)
         return self.head(x.mean((2,3)))
 
-def net_with(*head, block=None, last=None):
+def net_with(*head, block=None):
     "A wrong net: other layers after the blocks"
     def net(n_out, blk=fcn_block, widths=(16,32,64,128,256), c_in=3):
         body = appended(n_out, block or blk, widths, c_in)[:-3]

@@ -1,10 +1,14 @@
 "What several tests share. No test writes outside pytest's temporary folders, or needs a network."
-import ast, gc, json, os, shutil, signal, subprocess, sys, tarfile, tempfile, zipfile
+import ast, atexit, gc, gzip, json, os, shutil, signal, socket, subprocess, sys, tarfile, tempfile, zipfile
 from pathlib import Path
 
-home = tempfile.mkdtemp(prefix='resnet_course-tests-')   # before fastai is imported: it reads FASTAI_HOME once
+# Before fastai is imported, which reads FASTAI_HOME once. A short name: the paths of sockets may have only some hundred letters.
+root = os.environ.setdefault('PYTEST_DEBUG_TEMPROOT', tempfile.gettempdir())   # pytest's own folders stay where they were
+home = tempfile.mkdtemp(prefix='course-', dir=root)
+atexit.register(shutil.rmtree, home, ignore_errors=True)
 strict = [o for o in (Path(__file__).parent.parent/'.ci/warnings').read_text(encoding='utf-8').splitlines() if o and o[0]!='#']
-os.environ |= dict(FASTAI_HOME=home, MPLBACKEND='Agg', PYTHONWARNINGS=','.join(strict))
+os.environ |= dict(FASTAI_HOME=home, TMPDIR=home, MPLBACKEND='Agg', PYTHONWARNINGS=','.join(strict), CUDA_VISIBLE_DEVICES='')
+tempfile.tempdir = home
 for k in ('IN_TEST','RESNET_COURSE_DATA','LONG'): os.environ.pop(k, None)
 signal.signal(signal.SIGINT, signal.default_int_handler)   # it is ignored where the tests run in the background
 
@@ -19,7 +23,8 @@ from resnet_course.training import get_learner
 from resnet_course.fcn import get_fcn
 from resnet_course.speed import TrimMemory
 
-collect_ignore = ['gpu']   # a target of its own, `make gpu`
+collect_ignore = ['gpu']   # a target of its own, `make gpu`, which does not read this file
+if torch.backends.mps.is_available(): defaults.use_cuda = False
 
 slow = 'RESNET_COURSE_FAULTS' in os.environ   # `make test-slow` sets it, to the folder of the records
 
@@ -72,7 +77,6 @@ def pytest_runtest_teardown():
 
 def pytest_sessionfinish():
     if slow: save_faults()
-    shutil.rmtree(home, ignore_errors=True)
 
 def pytest_pycollect_makeitem(collector, name, obj):
     "Only what a test file defines is a test: fastai's star import brings fastcore's `test_eq` and others"
@@ -147,6 +151,35 @@ def photo_set(path, train=('cat','dog'), val=('cat','dog'), n=4):
         for c in classes:
             for i in range(n): photo(path/split/c/f'{i}.jpg', (40*i,30*len(split),200))   # none is a copy of one to train on
     return path
+
+def mnist_files(folder, n=3, labels=None):
+    "A folder with the four files of the MNIST format, in a folder of its own as torchvision leaves them"
+    rng,raw = np.random.default_rng(0),folder/'FashionMNIST'/'raw'
+    raw.mkdir(parents=True)
+    made = {f'{s}-{what}-ubyte.gz': rng.integers(0, 10, shape, dtype=np.uint8) for s in ('train','t10k')
+            for what,shape in (('images-idx3',(n,4,5)), ('labels-idx1',(n,)))}
+    if labels: made['train-labels-idx1-ubyte.gz'] = np.array(labels, np.uint8)
+    for name,a in made.items():
+        head = bytes([0,0,8,a.ndim]) + b''.join(o.to_bytes(4,'big') for o in a.shape)
+        with gzip.open(raw/name, 'wb') as f: f.write(head+a.tobytes())
+    return raw,list(made.values())
+
+# What lies in the place of a file, and is none
+def pipe(f): os.mkfifo(f)
+def a_socket(f):
+    s,here = socket.socket(socket.AF_UNIX),os.getcwd()
+    os.chdir(f.parent)   # its name may have only some hundred letters
+    try: s.bind(f.name)
+    finally: os.chdir(here)
+    s.close()
+def device(f): f.symlink_to('/dev/zero')
+def loop(f): f.symlink_to(f.name)
+
+def same(a, b):
+    "Are two states or records equal to the last bit, but for the time they took?"
+    if isinstance(a, dict): return a.keys()==b.keys() and all(same(a[k], b[k]) for k in a if k not in ('seconds','spent','parts'))
+    if isinstance(a, (list,tuple)): return len(a)==len(b) and all(map(same, a, b))
+    return torch.equal(a, b) if isinstance(a, Tensor) else a==b
 
 def saved_and_made(file):
     "What the cells of a page that hide their code have saved, and what they make now, as Markdown"

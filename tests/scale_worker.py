@@ -48,7 +48,7 @@ class Look(Callback):
     def __init__(self, out): self.out = out
     def before_batch(self):
         if not self.training or (file:=self.out/f'began{rank()}').exists(): return
-        ckpt = self.learn.checkpoint
+        ckpt = self.checkpoint
         torch.save(in_tensors(_gather(ckpt, self.epoch, ckpt.done, _random_states(self.dls))), file)
 
 class Stop(Callback):
@@ -63,7 +63,8 @@ def run(data, out, opt, stop=None):
         mine = [Stop(int(stop))] if stop else [Look(Path(out))]
         train(Path(data), replace(recipe('tiny'), opt=opt), epochs=2, out=out, precision='fp32', resume=True, cbs=[*cbs,*mine])
 
-jobs = dict(talk=talk, step=partial(step, opt='sgd', smoothing=0.), muon=partial(step, smoothing=0.), share=share)
+jobs = dict(talk=talk, step=partial(step, opt='sgd', smoothing=0.), apart=partial(step, opt='sgd', smoothing=0.),
+            muon=partial(step, smoothing=0.), share=share)
 if __name__=='__main__' and sys.argv[1]=='command':
     from resnet_course import cli, scale
     scale.joined = partial(joined, minutes=float(sys.argv[2]))
@@ -72,5 +73,5 @@ if __name__=='__main__' and sys.argv[1]=='command':
 elif __name__=='__main__' and sys.argv[1]=='run': run(*sys.argv[2:])
 elif __name__=='__main__':
     with joined():
-        res = {k:f([Scaled()]) for k,f in jobs.items()}
+        res = {k:f([Scaled(sync_bn=k!='apart')]) for k,f in jobs.items()}
         if rank()==0: torch.save(res, sys.argv[1])

@@ -15,7 +15,7 @@ from resnet_course.data import course_path, get_data, run_settings
 from resnet_course.training import get_learner
 from resnet_course.fcn import get_fcn
 from resnet_course.keras_net import signs_dls
-from conftest import one_line, photo, photo_set, tiny_learner
+from conftest import mnist_files, one_line, photo, photo_set, tiny_learner
 
 def get(path, bs=4): return get_data(path, presize=32, resize=32, bs=bs)
 
@@ -123,21 +123,6 @@ def test_palette(tmp_path):
     im.save(tmp_path/'a.png'); im.save(tmp_path/'a.gif')
     for f in tmp_path.ls(): assert at(Photo.create(f), 1, 1)==[10,20,30]
 
-@pytest.mark.parametrize('orientation, corner', [(1,'top left'), (2,'top right'), (3,'bottom right'), (4,'bottom left'),
-                                                 (5,'top left'), (6,'top right'), (7,'bottom right'),
-                                                 (8,'bottom left')])
-def test_exif_orientation(tmp_path, orientation, corner):
-    "Where the dark stored corner at the top left is seen"
-    im,exif = Image.new('L', (64,32), 255), Image.Exif()
-    im.paste(0, (0,0,16,16))
-    exif[0x112] = orientation
-    im.save(tmp_path/'a.jpg', exif=exif, quality=95)
-    im = Photo.create(tmp_path/'a.jpg')
-    assert im.size==((64,32) if orientation<5 else (32,64))
-    x,y = 4 if 'left' in corner else im.width-5, 4 if 'top' in corner else im.height-5
-    dark = np.asarray(im)[...,0]<128
-    assert dark[y,x] and dark.sum()==256
-
 def test_a_good_photo_with_an_odd_exif_tag(tmp_path):
     "Pillow cannot write these tags anew; they are nothing that the course wants"
     tags = (b'Exif\0\0MM\0*\0\0\0\x08\0\x02' + b'\x01\x12\0\x03\0\0\0\x01\0\x06\0\0'   # turned
@@ -214,7 +199,7 @@ def test_two_processes_draw_one_sample(tmp_path, drawn):
     assert [p.returncode for p in ps]==[0,0], outs
     assert {o.strip() for o,_ in outs}=={fingerprint(drawn)} and tmp_path.ls()==[tmp_path/'set']
 
-def test_the_seed_decides(tmp_path, drawn):
+def test_the_seed_decides(tmp_path):
     a = make_sample(tmp_path/'a', 20, 10, 32)
     assert fingerprint(make_sample(tmp_path/'b', 20, 10, 32))==fingerprint(a)
     assert fingerprint(make_sample(tmp_path/'c', 20, 10, 32, seed=1))!=fingerprint(a)
@@ -268,18 +253,6 @@ def test_an_error_without_a_text(tmp_path, monkeypatch):
     assert one_line(e, 'a.jpg', '(OSError)')
 
 # --- small pictures, in memory ----------------------------------------------------------------------------------
-def mnist_files(folder, n=3, labels=None):
-    "A folder with the four files of the MNIST format, in a folder of its own as torchvision leaves them"
-    rng,raw = np.random.default_rng(0),folder/'FashionMNIST'/'raw'
-    raw.mkdir(parents=True)
-    made = {f'{s}-{what}-ubyte.gz': rng.integers(0, 10, shape, dtype=np.uint8) for s in ('train','t10k')
-            for what,shape in (('images-idx3',(n,4,5)), ('labels-idx1',(n,)))}
-    if labels: made['train-labels-idx1-ubyte.gz'] = np.array(labels, np.uint8)
-    for name,a in made.items():
-        head = bytes([0,0,8,a.ndim]) + b''.join(o.to_bytes(4,'big') for o in a.shape)
-        with gzip.open(raw/name, 'wb') as f: f.write(head+a.tobytes())
-    return raw,list(made.values())
-
 def test_the_mnist_format(tmp_path):
     _,made = mnist_files(tmp_path)
     *arrays,classes = load_arrays(tmp_path)

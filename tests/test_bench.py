@@ -11,23 +11,24 @@ from conftest import one_line, photo_set, tiny_learner
 
 @pytest.fixture(scope='module')
 def records(drawn, tmp_path_factory):
-    "Every part, with tiny sizes"
+    "Every part but that of memory, with tiny sizes"
     torch.set_num_threads(1)
     out = tmp_path_factory.mktemp('bench')
-    return out,bench('abcdf', drawn, repeats=1, out=out, quick=True)
+    return out,bench('abcdfg', drawn, repeats=1, out=out, quick=True)
 
 def rows(records, part): return records[1][part]['rows']
-def test_files(records, drawn):
+def test_files(records):
     "In the benchmarks' format, one a part, the same as was returned"
     out,recs = records
-    assert [o.stem for o in out.ls().sorted()]==['a-steps','b-epochs','c-loading','d-limits','f-growth']
+    assert [o.stem for o in out.ls().sorted()]==['a-steps','b-epochs','c-loading','d-limits','f-growth','g-floors']
     assert bench_results(out)==recs
-    for rec in recs.values():
+    for name,rec in recs.items():
         assert {'name','rows','hardware','versions','commit','data','repeats','command'}<=rec.keys()
         assert rec['data']['name']=='sample' and rec['repeats']==1 and len(rec['data']['fingerprint'])==16
         assert 'NaN' not in json.dumps(rec)
         for r in rec['rows']:
-            assert {'what','median','unit','ratio','spread'}<=r.keys() and isinstance(r['median'], float)
+            if name=='floors': assert {'what','median','unit','floor'}<=r.keys()
+            else: assert {'what','median','unit','ratio','spread'}<=r.keys() and isinstance(r['median'], float)
 
 def test_steps(records):
     pytest.importorskip('timm')
@@ -68,6 +69,13 @@ def test_limits_and_growth(records):
         slope = np.polyfit(np.log(o.work.astype(float)), np.log(o['median']), 1)[0]
         assert math.isclose(slope, g[(g.grows==what) & (g.what=='exponent')]['median'].iloc[0], abs_tol=1e-6)
 
+def test_floors(records):
+    "A step's is the sum of those of its parts"
+    for _,o in pd.DataFrame(rows(records, 'floors')).groupby('net'):
+        step = o[o.what=='step'].iloc[0]
+        assert math.isclose(step.floor, o[o.what!='step'].floor.sum())
+        assert math.isclose(step.times_the_floor, step['median']/step.floor)
+
 def test_photos_of_more_classes_than_ten(tmp_path, monkeypatch):
     "And no more than a thousand, so that the bench makes its own steps"
     names = [f'c{i:02d}' for i in range(12)]
@@ -83,7 +91,7 @@ def test_tables_and_targets(records):
         t = show_table(bench_rows(rec))
         assert len(t)==len(rec['rows']) and not t.astype(str).isin(['nan','None','<NA>']).any().any()
     t = bench_targets(records[1])
-    assert list(t.part)==sorted(t.part) and set(t.part)==set('abcdf') and t.met.map(lambda o: o in (True,False)).all()
+    assert list(t.part)==sorted(t.part) and set(t.part)==set('abcdfg') and t.met.map(lambda o: o in (True,False)).all()
 
 def test_resume(records, monkeypatch, drawn):
     out,recs = records

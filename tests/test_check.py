@@ -56,5 +56,5 @@ def test_a_folder_is_no_progress(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv('RESNET_COURSE_PROGRESS', str(tmp_path))
     for f in (check.progress, check.reset):
         with pytest.raises(CourseError, match='a folder: name a file'): f()
-    exercise,answers,named = rights[0][0],*[o for o in rights[0][1:]]
+    exercise,answers,named = rights[0]
     assert getattr(check, exercise)(*answers, **named) is True and 'name a file' in capsys.readouterr().out

@@ -111,14 +111,19 @@ def test_usage(command):
     assert command('ladder', '--epochs', 'x')[0]==2 and command('lader')[0]==2
     for args in (['--help'], ['ladder','--help']): assert command(*args)[0]==0
 
-def test_help_is_quick_and_imports_nothing_heavy():
+def test_help_imports_nothing_heavy():
     code = "import sys, resnet_course.cli as c\ntry: c.main()\nfinally: assert not {'torch','fastai'}&set(sys.modules)"
     assert subprocess.run([sys.executable,'-c',code,'--help'], capture_output=True).returncode==0
 
-def test_ctrl_c_and_resume(tiny, command):
-    "Sent to the whole process group, as a terminal does: the DataLoader workers get it too"
-    out,args = Path('out'), ['ladder','--data',tiny,'--models','fcn,resnet18','--epochs',4,'--out','out']
-    p = subprocess.Popen([sys.executable,'-c','from resnet_course.cli import main; main()',*map(str,args)],
+@pytest.mark.parametrize('workers', [0,2])
+def test_ctrl_c_and_resume(tiny, command, workers):
+    "Sent to the whole process group, as a terminal does: the DataLoader workers get it too. From Python 3.14 on they inherit no handler"
+    path = Path(shutil.copytree(tiny, 'photos'))
+    if workers: (path/'sample.json').unlink()   # the drawn sample is loaded without any
+    out,args = Path('out'), ['ladder','--data',path,'--models','fcn,resnet18','--epochs',4,'--out','out']
+    code = 'import multiprocessing; multiprocessing.set_start_method("forkserver"); from resnet_course import cli,data; ' \
+           f'data.n_workers = lambda *_: {workers}; cli.main()'
+    p = subprocess.Popen([sys.executable,'-c',code,*map(str,args)],
                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
     try:
         while p.poll() is None and not Path('out/resnet18-small-s42.pt').exists(): time.sleep(.01)
@@ -221,9 +226,21 @@ def test_reproduce(kind, tiny, command, monkeypatch):
     assert a==b and f"accuracy {a['accuracy']:.2%}, the record has {a['accuracy']:.2%}: the same" in text
     for word in (a['model'], a['recipe'], 'seed 3', '1 epoch on', a['precision']): assert word in text
 
+@pytest.fixture(scope='module')
+def trained(tiny, tmp_path_factory):
+    "The folder of a run that the command has made"
+    out = tmp_path_factory.mktemp('trained')/'out'
+    torch.set_num_threads(1)
+    args = ['train','--recipe','tiny','--model','fcn','--data',tiny,'--epochs',1,'--out',out]
+    with pytest.MonkeyPatch.context() as m, pytest.raises(SystemExit) as e:
+        m.setattr(sys, 'argv', ['resnet_course', *map(str, args)])
+        cli.main()
+    assert not e.value.code
+    return out
+
 @pytest.fixture
-def a_record(tiny, command):
-    assert command('train', '--recipe', 'tiny', '--model', 'fcn', '--data', tiny, '--epochs', 1, '--out', 'out')[0]==0
+def a_record(trained):
+    shutil.copytree(trained, 'out')
     file = Path('out/fcn-tiny-s42.json')
     return file, json.loads(file.read_text())
 
@@ -243,41 +260,50 @@ def test_reproduce_in_another_precision(tiny, command, a_record):
     assert status==0 and f"precision {rec['precision']} (here {other})" in err and err.count('\n')==1
     assert json.loads((Path('runs/reproduce')/file.name).read_text())['precision']==other
 
-def test_errors_of_reproduce(tiny, command, a_record):
-    file,rec = a_record
-    def error(*args):
+@pytest.fixture
+def refused(command):
+    "What `reproduce` says where it refuses, before it writes anything"
+    def run(*args):
         status,out,err = command('reproduce', *args)
         assert status==1 and out=='' and err.startswith('error: ') and err.count('\n')==1
         assert not Path('runs/reproduce').exists()
         return err
-    def changed(**kwargs):
-        Path('a.json').write_text(json.dumps(dict(rec, **kwargs)))
-        return error('a.json', '--data', tiny)
+    return run
+
+def test_errors_of_reproduce(tiny, refused, a_record):
+    file,rec = a_record
     other = make_sample(Path('other'), n_train=48, n_val=24, size=32, seed=1)
-    assert all(w in error(file, '--data', other) for w in ('other', rec['data']['fingerprint'], '--data'))
+    assert all(w in refused(file, '--data', other) for w in ('other', rec['data']['fingerprint'], '--data'))
     Path('a.json').write_text(json.dumps(dict(rec, data=dict(rec['data'], name='cats'))))
-    assert all(w in error('a.json') for w in ('cannot fetch (cats)', '--data'))   # and Imagenette is not fetched
-    assert 'nowhere.json is not a readable record' in error('nowhere.json')
-    Path('b.json').write_text('{'); assert 'b.json is not a readable record' in error('b.json')
-    Path('b.json').write_text('{"rows":[], "command":"resnet_course bench"}')
-    assert 'resnet_course bench' in error('b.json')
-    assert 'another folder' in error(file, '--data', tiny, '--out', 'out')
-    assert 'another version' in changed(settings=dict(rec['settings'], colour='red'))
-    assert "no model 'mine'" in changed(model='mine')
-    assert 'net of your own' in changed(command='train(path, recipe, mine, 1, 32, 42)')
-    assert 'was stopped' in changed(complete=False)
-    for k in ('settings','hardware','versions','seed','seconds','recipe'):
-        Path('b.json').write_text(json.dumps({a:b for a,b in rec.items() if a!=k}))
-        assert 'not the record of a training run' in error('b.json', '--data', tiny)
-    for k in ('settings','hardware','versions','seed','seconds','accuracy','data','epochs','model'):   # by hand, say
-        for o in (None, 'x' if k!='model' else 7, []): assert 'not the record of a training run' in changed(**{k:o})
-    assert 'not the record of a training run' in changed(hardware={})
-    ladder = dict(command='resnet_course ladder --data sample', settings=dict(presize=32, resize=32, bs=16))
-    for sizes in (dict(presize=32), dict(ladder['settings'], more=1), dict(ladder['settings'], bs=0)):
-        assert 'not the record of a training run' in changed(**ladder|dict(settings=sizes))
-    assert 'not the record of a training run' in changed(data=dict(name='cats'))
-    assert 'not the record of a training run; this makes it' in changed(command='resnet_course train')
-    assert "no experiment 'degradatoin'" in changed(command='resnet_course experiment degradatoin')
+    assert all(w in refused('a.json') for w in ('cannot fetch (cats)', '--data'))   # and Imagenette is not fetched
+    Path('a.json').write_text(json.dumps(dict(rec, settings=dict(rec['settings'], colour='red'))))
+    assert 'another version' in refused('a.json', '--data', tiny)
+    assert 'another folder' in refused(file, '--data', tiny, '--out', 'out')
+    assert 'nowhere.json is not a readable record' in refused('nowhere.json')
+    for text,words in (('{','b.json is not a readable'), ('{"rows":[], "command":"resnet_course bench"}','resnet_course bench')):
+        Path('b.json').write_text(text)
+        assert words in refused('b.json')
+
+no_record = 'not the record of a training run'
+sizes = dict(presize=32, resize=32, bs=16)
+@pytest.mark.parametrize('changes, says', [
+    (dict(model='mine'), "no model 'mine'"), (dict(command='train(path, recipe, mine, 1, 32, 42)'), 'net of your own'),
+    (dict(complete=False), 'was stopped'), (dict(hardware={}), no_record), (dict(data=dict(name='cats')), no_record),
+    (dict(command='resnet_course train'), f'{no_record}; this makes it'),
+    (dict(command='resnet_course experiment degradatoin'), "no experiment 'degradatoin'"),
+    *((dict(command='resnet_course ladder --data sample', settings=o), no_record)
+      for o in (dict(presize=32), dict(sizes, more=1), dict(sizes, bs=0))),
+    *(({k:o}, no_record)   # by hand, say
+      for k in ('settings','hardware','versions','seed','seconds','accuracy','data','epochs','model')
+      for o in (None, 7 if k=='model' else 'x', []))], ids=str)
+def test_a_record_that_was_changed_is_not_reproduced(tiny, refused, a_record, changes, says):
+    Path('a.json').write_text(json.dumps(a_record[1]|changes))
+    assert says in refused('a.json', '--data', tiny)
+
+@pytest.mark.parametrize('gone', ['settings','hardware','versions','seed','seconds','recipe'])
+def test_half_a_record_is_not_reproduced(tiny, refused, a_record, gone):
+    Path('a.json').write_text(json.dumps({k:o for k,o in a_record[1].items() if k!=gone}))
+    assert no_record in refused('a.json', '--data', tiny)
 
 # --- doctor -----------------------------------------------------------------------------------------------------
 def test_doctor(command):
@@ -291,6 +317,15 @@ def test_doctor_names_what_no_test_has_seen(command, monkeypatch, name, there):
     monkeypatch.setattr('resnet_course.doctor.version', lambda o: there if o==name else version(o))
     out = command('doctor')[1]
     assert f'  untested   {name} {there} (tested: ' in out and out.count('(tested: ')==1
+
+@pytest.mark.parametrize('harm, says', [
+    (lambda m: m.setattr(shutil, 'disk_usage', lambda _: SimpleNamespace(free=4e8)), 'only 0.4 GB free; make room'),
+    (lambda m: m.setattr(os, 'access', lambda _,mode: mode!=os.W_OK|os.X_OK), 'it cannot be written to; go to a folder of yours'),
+    (lambda m: m.setitem(sys.modules, 'torchvision.ops', None), 'reinstall them: pip install')], ids=['full','locked','packages'])
+def test_doctor_says_what_to_do(command, monkeypatch, harm, says):
+    harm(monkeypatch)
+    status,out,_ = command('doctor')
+    assert status==1 and re.search(f'^! .*: {says}', out, re.M)
 
 def test_doctor_lists_broken_photos(command):
     path = photo_set(Path('set'))

@@ -12,7 +12,7 @@ from resnet_course.kit.download import fastai_folder, fetch, unpack
 from resnet_course.kit.files import CourseError
 from resnet_course.kit.photos import photo_files
 from resnet_course.data import course_path
-from conftest import one_line, photo_set
+from conftest import one_line
 
 @pytest.fixture
 def served():

@@ -8,7 +8,8 @@ from resnet_course.kit.drawing import net_tensors
 from resnet_course.fcn import avg_pool, fcn_block, get_fcn
 from resnet_course.resblock import ResBlock, gamma_experiment, two_blocks
 
-torch.manual_seed(0)
+@pytest.fixture(autouse=True)
+def seed(): torch.manual_seed(0)
 
 # --- From flattening to averaging -----------------------------------------------------------------------------------------
 @pytest.mark.parametrize('grid', [(1,1),(4,4),(7,5)])

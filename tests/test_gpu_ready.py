@@ -5,7 +5,7 @@ import pytest, torch
 from fastai.vision.all import *
 from fastai.callback.fp16 import AMPMode, MixedPrecision
 from resnet_course.doctor import mendable
-from resnet_course import bench as benchmark, classics, landscape
+from resnet_course import bench as benchmark, landscape
 from resnet_course.kit import gpu, identity, runs, timing, weights
 from resnet_course.kit.costs import copied
 from resnet_course.kit.files import CourseError
@@ -16,7 +16,7 @@ from resnet_course.loading import AheadDL, cached_data
 from resnet_course.speed import fast_learner
 from resnet_course.ingredients import Averaged, EMA, kept
 from resnet_course.interpret import accuracy_by_size
-from conftest import CtrlC, named_gpu, one_line, photo_set, tiny_learner
+from conftest import named_gpu, one_line, tiny_learner
 
 def on(kind): return SimpleNamespace(device=torch.device(kind), path=Path('.'))
 
@@ -53,6 +53,10 @@ def fake_copies(monkeypatch):
         before,here.stream = getattr(here, 'stream', None),s
         try: yield
         finally: here.stream = before
+    @contextmanager
+    def device(d):
+        note('device', device=d)
+        yield
     def pin(self, *args):
         note('pin')
         return self.clone()
@@ -61,6 +65,7 @@ def fake_copies(monkeypatch):
         return b
     monkeypatch.setattr(torch.cuda, 'Stream', Stream)
     monkeypatch.setattr(torch.cuda, 'stream', stream)
+    monkeypatch.setattr(torch.cuda, 'device', device)
     monkeypatch.setattr(torch.cuda, 'current_stream', lambda *_: training)
     monkeypatch.setattr(Tensor, 'pin_memory', pin)
     monkeypatch.setattr(Tensor, 'record_stream', lambda self, s: note('keep', kept_for=s))
@@ -83,7 +88,7 @@ def test_batches_are_sent_by_the_thread_that_made_them(drawn, monkeypatch, fake_
     assert all((a==b[0]).all() for a,b in zip(plain, batches))   # the same pictures
     by = groupby(fake_copies.calls, lambda o: o['what'])
     assert len(by['pin'])==2*len(batches)==len(by['keep']) and len(by['send'])==len(batches)
-    assert all(o['non_blocking'] and o['device']==torch.device('cuda:0') for o in by['send'])
+    assert all(o['non_blocking'] for o in by['send']) and {o['device'] for o in by['send']+by['device']}=={torch.device('cuda:0')}
     main = threading.main_thread()
     assert all(o['thread'] is not main for o in by['pin']+by['send']) and all(o['thread'] is main for o in by['keep'])
     streams = {o['stream'] for o in by['send']}
@@ -162,7 +167,7 @@ def test_after_a_fit_they_are_as_before(drawn, flags, what):
     assert {o[3:] for o in learn.sees.seen[n:]}=={(flags[0],'high')} and len(learn.sees.seen)>n   # one pass does not pay
     assert now()==flags
 
-def test_the_copy_that_is_timed_is_tuned_too(drawn, monkeypatch):
+def test_the_copy_that_is_timed_is_tuned_too(drawn):
     "PyTorch remembers the first choice for a shape: without this, it would be the guess"
     learn,seen = tuned_learner(drawn),[]
     first(learn.model.modules(), lambda m: isinstance(m, nn.Conv2d)).register_forward_hook(lambda *_: seen.append(now()))
@@ -206,6 +211,34 @@ def test_tuned_for_a_while(flags, kind):
         assert now()==((True,'high') if kind=='cuda' else flags)
         1/0
     assert now()==flags
+
+def test_a_switch_of_pytorch_s_newer_kind_is_left_alone(drawn):
+    "Then its older one cannot even be read"
+    torch.backends.cuda.matmul.fp32_precision = 'tf32'
+    try:
+        with pytest.raises(RuntimeError): torch.get_float32_matmul_precision()
+        learn = tiny_learner(drawn, cbs=[gpu.TunedKernels()])
+        with learn.no_bar(), gpu.tuned(torch.device('cuda')): learn.fit(1)
+        assert torch.backends.cuda.matmul.fp32_precision=='tf32'
+    finally: torch.backends.cuda.matmul.fp32_precision = 'ieee'
+
+def test_a_step_that_is_timed_leaves_no_switch(drawn, flags):
+    learn = tuned_learner(drawn)
+    step = timing.training_step(learn, *learn.dls.one_batch())
+    step()
+    assert now()==flags
+
+def test_to_fp32_is_heard(monkeypatch):
+    "By the callback that is left, too"
+    named_gpu(monkeypatch)
+    learn = get_learner(on('cuda'), net:=nn.Linear(2, 2))
+    calls = learn.autocast_call
+    calls.before_batch()
+    assert learn.model is not net
+    learn.model = net
+    learn.to_fp32()
+    calls.before_batch()
+    assert learn.model is net
 
 # --- the average of the weights ---------------------------------------------------------------------------------------
 class Skips(Callback):
@@ -268,13 +301,13 @@ def test_epochs_have_one_precision_too(drawn, monkeypatch, precision):
         return lambda xb, yb: None
     for o in ('fast_learner','get_learner'): monkeypatch.setattr(benchmark, o, Learns)
     monkeypatch.setattr(benchmark, 'plain_step', plain)
-    monkeypatch.setattr(benchmark, 'accuracy', lambda pred, yb: asked.append(str(pred.dtype)) or tensor(0.))
+    monkeypatch.setattr(benchmark, 'in_precision', lambda device, precision: asked.append(precision) or nullcontext())
     b = SimpleNamespace(device=torch.device('cpu'), precision=precision, seconds=0.)
     dls = cached_data(drawn, presize=24, resize=16, bs=16, cache=False)
     benchmark._epoch(b, 'plain loop', dls, get_fcn(10, widths=(8,)))
     b.device = torch.device('cuda')
     for what in ('course, crop and flip','fastai, tuned'): benchmark._epoch(b, what, dls, get_fcn(10))
-    assert {o for o in asked if 'torch' not in o}=={precision}
+    assert set(asked)=={precision} and len(asked)>3
 
 def test_a_plain_step_in_fp16_scales_its_gradients(monkeypatch):
     "And skips a step that is too large, as the others do"

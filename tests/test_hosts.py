@@ -29,7 +29,7 @@ def test_two_hosts_train(drawn, tmp_path):
 @pytest.mark.faults('a cable is cut between two machines')
 @pytest.mark.long
 def test_a_cut_link_ends_both(drawn, tmp_path):
-    "With one line each, after the time that a process waits for another; once it is mended, the run goes on"
+    "Each machine says so, and once the link is mended the run goes on"
     said = two_hosts(drawn, tmp_path, 'cut')
     for o in said['cut']: assert o['rc'] and 'another process of this run has ended, or cannot be reached' in o['err'], o
     assert [o['rc'] for o in said['end']]==[0,0], said['end']

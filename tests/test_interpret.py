@@ -267,7 +267,7 @@ def test_resuming_looks_again_and_trains_nothing(drawn, monkeypatch):
     rec = inspection(drawn, looks).run('fcn', resume=True)
     assert rec['complete'] and all(torch.equal(looks[0][k], looks[1][k]) for k in looks[0])
 
-def test_a_finished_look_is_kept_and_one_without_checkpoint_made_anew(drawn, monkeypatch):
+def test_a_finished_look_is_kept_and_one_without_checkpoint_made_anew(drawn):
     looks = []
     rec = inspection(drawn, looks).run('fcn')
     assert inspection(drawn, looks).run('fcn', resume=True)==rec and len(looks)==1

@@ -3,10 +3,9 @@ import sys
 import pytest
 from fastai.vision.all import *
 from resnet_course import check
-from resnet_course.check.judge import exercises
 from resnet_course.fcn import fcn_block
 from answers import answers_of, appended, around, block, branch, by_convs, net_of, squeeze, stem_of, with_cosines
-from answers_later import PreAct, cam_of, cropped, directions, from_sides, unfolded
+from answers_later import cam_of, cropped, directions, unfolded
 
 def said(capsys, name, *answers, **named):
     "What the check returns, and what it says"

@@ -1,12 +1,12 @@
 "A run that is killed again and again, anywhere, ends as if it had not been. `make test-slow` kills more often"
 import multiprocessing, os, random, signal, sys
 from contextlib import suppress
-import pytest, torch
+import torch
 from fastai.vision.all import *
 from resnet_course.kit.files import load_json
 from resnet_course.kit.runs import measured_fit
 from resnet_course.kit.weights import save_weights
-from conftest import slow, tiny_learner
+from conftest import same, slow, tiny_learner
 
 kills = 200 if slow else 12
 name,epochs = 'a.json',3
@@ -27,12 +27,6 @@ def started(data, out):
     p = processes.Process(target=work, args=(str(data),str(out)))
     p.start()
     return p
-
-def same(a, b):
-    "To the last bit"
-    if isinstance(a, dict): return a.keys()==b.keys() and all(same(a[k], b[k]) for k in a if k not in ('seconds','spent','parts'))
-    if isinstance(a, (list,tuple)): return len(a)==len(b) and all(map(same, a, b))
-    return torch.equal(a, b) if isinstance(a, Tensor) else a==b
 
 def ended(out):
     "All that a run leaves, read back"

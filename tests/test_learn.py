@@ -155,11 +155,11 @@ def test_solutions_are_taken_out_again(tmp_path, home):
     assert not (dest/'nbs'/'teachers.ipynb').exists() and [o.name for o in (dest/'nbs'/'check').iterdir()]==['blocks.ipynb']
     assert len(said)==3 and 'blocks.ipynb' in said[1] and '.before' in said[2]
 
-def test_libraries_are_those_of_the_course(tmp_path, home):
+def test_libraries_are_those_of_the_course(home):
     home(cell('i', 'import no_such_library\nfrom fastai.vision.all import *'))
     assert learn.missing_libraries()==['no_such_library']
 
-def test_progress_is_kept_in_the_folder(mine, monkeypatch, capsys):
+def test_progress_is_kept_in_the_folder(mine, monkeypatch):
     monkeypatch.delenv('RESNET_COURSE_PROGRESS', raising=False)
     monkeypatch.chdir(mine.parent)
     assert check.batches(train=73, valid=31)

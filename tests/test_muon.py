@@ -27,10 +27,10 @@ def matrix(shape, spread=.5, seed=0):
     s = torch.linspace(1, 1-spread, min(shape), dtype=torch.double)
     return (u*s@v).float()
 
-@pytest.fixture(params=['as here', torch.float32])
+@pytest.fixture(params=[torch.bfloat16, torch.float32])
 def products(request, monkeypatch):
-    "What products are computed in: as this device is fast, and fp32, where rounds are taken together"
-    if request.param!='as here': monkeypatch.setattr(ingredients, '_products', lambda device: request.param)
+    "What products are computed in: in fp32 rounds are taken together"
+    monkeypatch.setattr(ingredients, '_products', lambda device: request.param)
 
 shapes = [(8,40), (40,8), (16,16), (1,9), (9,1), (64,576), (32,27), (128,64)]
 @pytest.mark.parametrize('shape', shapes)
@@ -171,6 +171,20 @@ def test_state_of_other_kernels_is_refused():
     opt.step()
     other.load_state_dict(deepcopy(opt.state_dict()))
     with pytest.raises(CourseError, match='create_opt'): other.step()
+
+def test_complex_kernels_take_adams_step():
+    p = nn.Parameter(torch.randn(4, 3, 3, 3, dtype=torch.cfloat))
+    before,p.grad = p.detach().clone(),torch.randn_like(p)
+    Muon([p], lr=.1, wd=0.).step()
+    assert (p.real!=before.real).all() and (p.imag!=before.imag).all()
+
+def test_what_is_frozen_stays():
+    "Though it has a gradient"
+    p = nn.Parameter(torch.ones(4, 3, 3, 3))
+    p.grad = torch.randn_like(p)
+    p.requires_grad_(False)
+    Muon([p], lr=.1).step()
+    assert (p==1).all()
 
 def test_what_is_no_kernel_takes_adams_step():
     torch.manual_seed(0)

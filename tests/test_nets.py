@@ -10,8 +10,9 @@ from resnet_course.resnet import ResNet, resnet18, resnet34, resnet_stem
 from resnet_course.bottleneck import Bottleneck, resnet50, resnet101, resnet152
 from resnet_course.degradation import CifarBlock, PadChannels, cifar_dls, cifar_resnet, degradation_experiment
 from resnet_course.classics import BottleneckB, BottleneckV1
-from resnet_course.preact import PreActBlock, PreActBottleneck, bare_conv, norm_relu, preact_resnet
+from resnet_course.preact import PreActBottleneck, bare_conv, norm_relu, preact_resnet
 from resnet_course.kit.files import CourseError
+from conftest import norms
 
 def on_meta(make, *args, **kwargs):
     "What `make(...)` makes, without its weights"
@@ -19,7 +20,6 @@ def on_meta(make, *args, **kwargs):
 
 def n_params(make, *args, **kwargs): return total_params(on_meta(make, *args, **kwargs))[0]
 def strides(convs): return [conv.stride for conv in convs]
-def norms(net): return [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
 
 # --- ResNet -------------------------------------------------------------------------------------------------------------
 def test_stem():
@@ -245,22 +245,8 @@ def test_signals_keep_their_size():
     close(x.pow(2).mean(), .5, eps=.02)
     close(bare_conv(64, 64, 1)(x).pow(2).mean(), 1, eps=.15)
 
-@pytest.mark.parametrize('block', [PreActBlock,PreActBottleneck])
-@pytest.mark.parametrize('ni,nf,stride', [(8,8,1), (8,8,2), (8,16,1), (8,16,2), (8,16,3)])
-def test_preact_shapes(block, ni, nf, stride):
-    blk = block(ni, nf, stride)
-    eq(blk.shortcut is None, (ni,stride)==(nf,1))
-    eq(blk(torch.randn(2,ni,33,20)).shape, (2, nf, math.ceil(33/stride), math.ceil(20/stride)))
-
 def test_the_3x3_has_the_stride():
     eq(strides(m for m in PreActBottleneck(8, 16, 2).branch if isinstance(m, nn.Conv2d)), [(1,1),(2,2),(1,1)])
-
-def test_the_path_is_free():
-    x = torch.randn(4,32,16,16)
-    block = PreActBlock(32, 32)
-    assert block(x).min() < 0
-    nn.init.zeros_(block.branch[-1].weight)
-    eq(block(x), x)
 
 def test_what_the_family_differs_in():
     v1,b,d,v2 = (net_arms(make(256, 512, 2)) for make in (BottleneckV1, BottleneckB, Bottleneck, PreActBottleneck))

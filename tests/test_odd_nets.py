@@ -1,6 +1,5 @@
 "Nets that are not written as the course's are: what looks at them says what is true of them, and leaves them as they were"
 import pytest, timm, torch
-from collections import OrderedDict, namedtuple
 from contextlib import suppress
 from fastai.vision.all import *
 from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm
@@ -169,7 +168,7 @@ def test_folded_nets_compute_the_same(name):
             x = image(net, size=size)
             want = flat(copied(net).eval()(x))
             got = flat(deepcopy(folded)(x))
-    for a,b in zip(want, got, strict=True): assert (a-b).abs().max() <= 1e-4*a.abs().max() and a.dtype==b.dtype
+        for a,b in zip(want, got, strict=True): assert (a-b).abs().max() <= 1e-4*a.abs().max() and a.dtype==b.dtype
     assert everything(net)==before
 
 def norms(net): return sum(isinstance(m, nn.BatchNorm2d) for m in net.modules())

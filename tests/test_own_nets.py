@@ -4,7 +4,7 @@ import pytest, torch
 from dataclasses import asdict, replace
 from fastai.vision.all import *
 from resnet_course import recipe as lesson
-from resnet_course.data import batch_for, get_data, run_settings
+from resnet_course.data import batch_for, run_settings
 from resnet_course.fcn import get_fcn
 from resnet_course.resnet import resnet18
 from resnet_course.ingredients import Averaged, EMA, kept, with_activation
@@ -302,7 +302,7 @@ def test_no_such_recipe(name):
     with pytest.raises(Exception) as e: recipe(name)
     assert one_line(e, 'no recipe')
 
-def test_names_that_are_no_words(odd):
+def test_names_that_are_no_words():
     "Classes and folders may be called as one likes"
     path = photo_set(Path('my {0} photos'), ('{a}','b c','%s'), ('{a}','b c','%s'), n=3)
     rec = train(path, recipe('tiny'), epochs=1, precision='fp32')
@@ -331,7 +331,7 @@ def test_weights_know_their_net(odd):
     with pytest.raises(Exception) as e: load_trained(file)
     assert one_line(e, file, 'a net of your own, relu', '`model`') and 'resnet' not in str(e.value)
 
-def test_weights_of_an_earlier_version(odd):
+def test_weights_of_an_earlier_version():
     "Say less, and are loaded all the same"
     net = relu(2)
     save_weights(Path('a.safetensors'), net, recipe=asdict(replace(base, model='relu')), classes=['a','b'])
@@ -405,8 +405,10 @@ def test_who_is_fitted(drawn, monkeypatch):
 
 @pytest.mark.parametrize('n, bs', [(85,10), (4,4), (100,12), (1100,128)])
 def test_chapter_14_s_batch_is_fitted_too(n, bs):
-    for i in range(n): (Path('set/train')/'ab'[i%2]/f'{i}.jpg').parent.mkdir(parents=True, exist_ok=True); \
-                       (Path('set/train')/'ab'[i%2]/f'{i}.jpg').touch()
+    for i in range(n):
+        file = Path('set/train')/'ab'[i%2]/f'{i}.jpg'
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
     assert run_settings(Path('set'))==dict(presize=160, resize=128, bs=bs)
 
 # --- nets that a file would not keep ----------------------------------------------------------------------------
@@ -565,7 +567,7 @@ def test_no_size(size, words):
         assert one_line(e, *words) and 'start' not in str(e.value)
 
 # --- a record as it is ------------------------------------------------------------------------------------------
-def test_a_record_s_settings_are_not_fitted(drawn, monkeypatch):
+def test_a_record_s_settings_are_not_fitted(monkeypatch):
     "Though they are a recipe of the course, and the photos are few"
     from resnet_course.again import recipe_run
     class Stopped(Exception): pass

@@ -1,7 +1,8 @@
 "A photo is upright 8-bit RGB however it is given; what lies in a folder is told as it is, on every machine"
-import errno, io, os, shutil, struct, sys, tarfile, types, unicodedata, zlib
+import errno, io, os, shutil, struct, sys, types, unicodedata, zlib
 import fastai.data.transforms, numpy as np, pytest, torch
 from fastai.vision.all import *
+from itertools import product   # after fastai, which has another
 from PIL import Image
 from resnet_course import data
 from resnet_course.kit import files as kit_files, photos, sample
@@ -30,16 +31,14 @@ def saved(file, orientation, **kwargs):
     im.save(file, exif=exif, **kwargs)
     return file
 
-kinds = dict(jpg=dict(quality=95, subsampling=0), progressive=dict(format='JPEG', quality=95, subsampling=0,
-    progressive=True),
+kinds = dict(jpg=dict(quality=95, subsampling=0), progressive=dict(format='JPEG', quality=95, subsampling=0, progressive=True),
     mpo=dict(quality=95, subsampling=0), png={}, webp=dict(lossless=True), avif=dict(quality=95), tif={},
     lzw=dict(format='TIFF', compression='tiff_lzw'), deflated=dict(format='TIFF', compression='tiff_adobe_deflate'))
 suffix = dict(progressive='jpeg', lzw='tiff', deflated='tif')
 
 def at_end(f): o = io.BytesIO(f.read_bytes()); o.read(); return o
 def opened(f): return open(f, 'rb')
-ways = dict(path=Path, text=str, bytes=Path.read_bytes, view=lambda f: memoryview(f.read_bytes()), file=opened,
-    read=at_end,
+ways = dict(path=Path, text=str, bytes=Path.read_bytes, view=lambda f: memoryview(f.read_bytes()), file=opened, read=at_end,
     function=lambda f: partial(open, f, 'rb'), picture=Image.open, loaded=lambda f: (im:=Image.open(f), im.load())[0],
     converted=lambda f: Image.open(f).convert('RGB'), copied=lambda f: Image.open(f).copy(), Photo=Photo.create,
     twice=lambda f: Photo.create(Photo.create(f)))
@@ -161,28 +160,26 @@ def tiff(x, bits, kind=1, photometric=1, big=False):
     h,w = x.shape
     tags = [(256,4,w), (257,4,h), (258,3,bits), (259,3,1), (262,3,photometric), (273,4,8), (277,3,1), (278,4,h),
             (279,4,len(body)), (339,3,kind)]
-    def entry(tag, size, v): return struct.pack(e+'HHI', tag, size, 1) + struct.pack(e+('I' if size==4 else 'HH'),
-        *(v,0)[:5-size])
+    def entry(tag, size, v):
+        return struct.pack(e+'HHI', tag, size, 1) + struct.pack(e+('I' if size==4 else 'HH'), *(v,0)[:5-size])
     head = (b'MM\0*' if big else b'II*\0') + struct.pack(e+'I', 8+len(body))
     return head + body + struct.pack(e+'H', len(tags)) + b''.join(entry(*o) for o in tags) + bytes(4)
 
 def u16(x): return (x*65535).round().astype(np.uint16)
+def few(most): return (ramp*most).round().astype(np.uint16)
 def pil(x, **kwargs): b = io.BytesIO(); Image.fromarray(x).save(b, **kwargs); return b.getvalue()
 def pgm(x, white): return f'P5 16 16 {white}\n'.encode() + (x*white).round().astype('>u2').tobytes()
 def f32(x): return x.astype(np.float32)
 def i32(x): return x.round().astype(np.int32)
 right = {
-    '16-bit png':pil(u16(ramp), format='PNG'), '16-bit tiff':tiff(u16(ramp), 16), '16-bit tiff, big':tiff(u16(ramp),
-        16, big=True),
-    '16-bit tiff, white is 0':tiff(65535-u16(ramp), 16, photometric=0),
-        '12-bit tiff':tiff((ramp*4095).round().astype(np.uint16), 12),
-    '8-bit tiff, white is 0':tiff(255-(ramp*255).round().astype(np.uint8), 8, photometric=0),
+    '16-bit png':pil(u16(ramp), format='PNG'), '16-bit tiff':tiff(u16(ramp), 16), '12-bit tiff':tiff(few(4095), 12),
+    '16-bit tiff, big':tiff(u16(ramp), 16, big=True), '16-bit tiff, white is 0':tiff(65535-u16(ramp), 16, photometric=0),
+    '8-bit tiff, white is 0':tiff(255-few(255).astype(np.uint8), 8, photometric=0),
     '16-bit pgm':pgm(ramp, 65535), '10-bit pgm':pgm(ramp, 1023), '16-bit jpeg 2000':pil(u16(ramp), format='JPEG2000'),
     'shares of white':tiff(f32(ramp), 32, 3), 'shares, big':tiff(f32(ramp), 32, 3, big=True),
     'shares, white is 0':tiff(f32(1-ramp), 32, 3, 0), 'floats to 255':tiff(f32(ramp*255), 32, 3),
-        'floats to 65535':tiff(f32(ramp*65535), 32, 3),
-    'integers to 255':tiff(i32(ramp*255), 32, 2), 'integers to 65535':tiff(i32(ramp*65535), 32, 2),
-        'by pillow':pil(f32(ramp), format='TIFF')}
+    'floats to 65535':tiff(f32(ramp*65535), 32, 3), 'integers to 255':tiff(i32(ramp*255), 32, 2),
+    'integers to 65535':tiff(i32(ramp*65535), 32, 2), 'by pillow':pil(f32(ramp), format='TIFF')}
 
 @pytest.mark.parametrize('kind', right)
 def test_white_is_white(tmp_path, kind):
@@ -191,7 +188,6 @@ def test_white_is_white(tmp_path, kind):
         assert abs(np.asarray(x).astype(int)-(ramp*255).round()[...,None]).max()<=1
     assert broken_images(tmp_path)==[]
 
-def few(most): return (ramp*most).round().astype(np.uint16)
 def with_most(b, most):
     "The TIFF `b`, from `tiff`, with the tag MaxSampleValue in place of the one for the strip's rows"
     return b.replace(struct.pack('<HHII', 278, 4, 1, 16), struct.pack('<HHII', 281, 4, 1, most))
@@ -204,7 +200,7 @@ def rgb16(x):
     def chunk(t, b): return struct.pack('>I', len(b)) + t + b + struct.pack('>I', zlib.crc32(t+b))
     h,w,c = x.shape
     rows = b''.join(b'\0'+row.astype('>u2').tobytes() for row in x)
-    head = struct.pack('>IIBBBBB', w, h, 16, {2:4, 3:2, 4:6}[c], 0, 0, 0)
+    head = struct.pack('>IIBBBBB', w, h, 16, {1:0, 2:4, 3:2, 4:6}[c], 0, 0, 0)
     return b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', head) + chunk(b'IDAT', zlib.compress(rows)) + chunk(b'IEND', b'')
 
 @pytest.mark.parametrize('form', formats)
@@ -237,9 +233,8 @@ def test_dark_photos_stay_dark(kind):
     assert abs(np.asarray(Photo.create(Image.fromarray(dark[kind]))).astype(int)-want[...,None]).max()<=1
 
 wrong = dict(nan=np.where(ramp>.5, np.nan, ramp), all_nan=ramp*np.nan, infinite=np.where(ramp>.5, np.inf, ramp),
-    negative=ramp-.1,
-    overshoot=ramp*1.02, few_counts=ramp*9, many_counts=ramp*1000, huge=ramp*1e6, minus_infinite=np.where(ramp>.5,
-        -np.inf, ramp))
+    minus_infinite=np.where(ramp>.5, -np.inf, ramp), negative=ramp-.1, overshoot=ramp*1.02, few_counts=ramp*9,
+    many_counts=ramp*1000, huge=ramp*1e6)
 @pytest.mark.parametrize('kind', wrong)
 def test_values_that_do_not_say_what_is_white_are_named(tmp_path, kind):
     path = photo_set(tmp_path/'set')
@@ -254,31 +249,20 @@ def test_values_that_do_not_say_what_is_white_are_named(tmp_path, kind):
             assert one_line(e, o, 'its values run from')
     assert [o for o,_ in broken_images(path)]==bad and all('its values run from' in r for _,r in broken_images(path))
 
-modes = {'16-bit rgb png':((200,60,20), 0), 'LA':(77,77,77), 'PA':(200,60,20), 'P with transparency':(200,60,20),
-    'CMYK':(200,60,20),
-         '1':(255,)*3, 'LAB':(200,60,20), 'HSV':(200,60,20), 'YCbCr':(200,60,20), 'RGBa':(200,60,20), 'La':(77,77,77),
-             'RGBX':(200,60,20)}
-@pytest.mark.parametrize('mode', [o for o in modes if not ' ' in o])
+@pytest.mark.parametrize('mode', ['LA','PA','CMYK','1','LAB','HSV','YCbCr','RGBa','La','RGBX'])
 def test_modes_in_memory(mode):
+    want = {'LA':77, 'La':77, '1':255}.get(mode, (200,60,20))
     if mode=='La': im = Image.new('LA', (4,4), (77,128)).convert('La')
     elif mode=='LA': im = Image.new('LA', (4,4), (77,128))
     elif mode in ('RGBa','PA'): im = Image.new('RGBA', (4,4), (200,60,20,128)).convert(mode)
     elif mode=='1': im = Image.new('1', (4,4), 1)
     else: im = Image.new('RGB', (4,4), (200,60,20)).convert(mode)
-    assert abs(np.asarray(Photo.create(im))[0,0].astype(int)-modes[mode]).max()<=2
-
-def png16(color):
-    "A PNG of one pixel with 16 bits for each channel"
-    import zlib
-    def chunk(k, b): return struct.pack('>I', len(b)) + k + b + struct.pack('>I', zlib.crc32(k+b))
-    head = struct.pack('>IIBBBBB', 1, 1, 16, {1:0, 2:4, 3:2, 4:6}[len(color)], 0, 0, 0)
-    return b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', head) + chunk(b'IDAT',
-        zlib.compress(b'\0'+struct.pack(f'>{len(color)}H', *color))) + chunk(b'IEND', b'')
+    assert abs(np.asarray(Photo.create(im))[0,0].astype(int)-want).max()<=2
 
 @pytest.mark.parametrize('color', [(51400,), (51400,30000), (51400,15420,5140), (51400,15420,5140,30000)])
 def test_16_bits_for_each_channel(color):
     want = np.array(color[:3] if len(color)>2 else color[:1]*3)/257
-    assert abs(np.asarray(Photo.create(png16(color)))[0,0]-want).max()<=1
+    assert abs(np.asarray(Photo.create(rgb16(np.array([[color]]))))[0,0]-want).max()<=1
 
 @pytest.mark.filterwarnings('error::UserWarning')
 def test_a_palette_with_transparency_keeps_its_colours(tmp_path):
@@ -292,17 +276,15 @@ def test_a_palette_with_transparency_keeps_its_colours(tmp_path):
 def test_of_several_frames_the_first_counts(tmp_path, kind):
     frames = [Image.new('RGB', (16,16), c) for c in ((250,0,0),(0,250,0))]
     frames[0].save(f:=tmp_path/f'a.{kind}', save_all=True, append_images=frames[1:])
-    for x in (Photo.create(f), decode_photo(f), Photo.create(f.read_bytes())): assert abs(np.asarray(x)[8,
-        8].astype(int)-(250,0,0)).max()<8
+    for x in (Photo.create(f), decode_photo(f), Photo.create(f.read_bytes())):
+        assert abs(np.asarray(x)[8,8].astype(int)-(250,0,0)).max()<8
 
 rgb = np.stack([ramp, ramp.T, 1-ramp], 2)
 bytes_ = (rgb*255).round().astype(np.uint8)
 arrays = dict(uint8=bytes_, shares=f32(rgb), doubles=rgb, half=rgb.astype(np.float16), uint16=u16(rgb),
-    int64=bytes_.astype(np.int64),
-    floats=f32(bytes_), alpha=np.dstack([bytes_, np.full((16,16), 9, np.uint8)]), turned=np.asfortranarray(bytes_),
-        big=u16(rgb).astype('>u2'),
-    tensor=torch.tensor(bytes_), image=TensorImage(torch.tensor(bytes_).permute(2,0,1)),
-        shares_image=TensorImage(torch.tensor(f32(rgb)).permute(2,0,1)))
+    big=u16(rgb).astype('>u2'), int64=bytes_.astype(np.int64), floats=f32(bytes_), turned=np.asfortranarray(bytes_),
+    alpha=np.dstack([bytes_, np.full((16,16), 9, np.uint8)]), tensor=torch.tensor(bytes_),
+    image=TensorImage(torch.tensor(bytes_).permute(2,0,1)), shares_image=TensorImage(torch.tensor(f32(rgb)).permute(2,0,1)))
 @pytest.mark.parametrize('kind', arrays)
 def test_arrays(kind):
     for x in (Photo.create(arrays[kind]), decode_photo(arrays[kind])):
@@ -314,10 +296,9 @@ def test_grey_arrays(x):
     if x.dtype==np.uint8: want = x
     assert abs(np.asarray(Photo.create(x)).astype(int)-want[...,None]).max()<=1
 
-@pytest.mark.parametrize('x, words', [(np.zeros((3,16,16,3), np.uint8), '(3, 16, 16, 3)'), (torch.zeros(3,16,16),
-    '(3, 16, 16)'),
+@pytest.mark.parametrize('x, words', [(np.zeros((3,16,16,3), np.uint8), '(3, 16, 16, 3)'), (torch.zeros(3,16,16), '(3, 16, 16)'),
     (np.zeros((0,4), np.float32), 'values'), (np.zeros((4,4), complex), 'complex'), (np.array([['a']]), 'values'),
-        (f32(rgb)*3, 'run from'), (None, 'NoneType'), (3, 'int')])
+    (f32(rgb)*3, 'run from'), (None, 'NoneType'), (3, 'int')])
 def test_what_is_no_picture_is_told(x, words):
     with pytest.raises(Exception) as e: Photo.create(x)
     assert one_line(e, 'not a readable image') and words in str(e.value)
@@ -344,13 +325,10 @@ def test_a_folder_with_an_odd_card_is_no_sample(tmp_path, text):
 def test_what_is_not_there_is_not_to_be_mended(tmp_path):
     (tmp_path/'dead.jpg').symlink_to(tmp_path/'nowhere')
     (tmp_path/'round.jpg').symlink_to(tmp_path/'round.jpg')
-    for name,words in (('nope.jpg','no such file'), ('dead.jpg','leads nowhere'), ('.','is a folder'), ('round.jpg',
-        'cannot be opened')):
-        for read in (Photo.create, decode_photo):
-            for kind in (str,Path):
-                with pytest.raises(Exception) as e: read(kind(tmp_path/name))
-                assert one_line(e, tmp_path/name,
-                    words) and 'repair' not in str(e.value) and 'readable image' not in str(e.value)
+    told = {'nope.jpg':'no such file', 'dead.jpg':'leads nowhere', '.':'is a folder', 'round.jpg':'cannot be opened'}
+    for (name,words),read,kind in product(told.items(), (Photo.create,decode_photo), (str,Path)):
+        with pytest.raises(Exception) as e: read(kind(tmp_path/name))
+        assert one_line(e, tmp_path/name, words) and not any(o in str(e.value) for o in ('repair','readable image'))
 
 def test_a_photo_that_may_not_be_read(tmp_path, monkeypatch):
     photo(f:=tmp_path/'a.png')
@@ -383,13 +361,13 @@ def test_photos_are_the_same_on_every_machine(tmp_path, slim, suffix):
 def test_every_common_suffix_is_a_photo(tmp_path):
     Image.init()
     common = {'JPEG','PNG','GIF','BMP','WEBP','TIFF','PPM','JPEG2000','AVIF','MPO','ICO','TGA','QOI','PCX','PSD'}
-    assert {s for s,k in Image.EXTENSION.items() if k in common and k in Image.OPEN}-{'.jpc','.j2c','.pfm','.icb',
-        '.vda','.vst'} <= photo_suffixes
+    rare = {'.jpc','.j2c','.pfm','.icb','.vda','.vst'}
+    assert {s for s,k in Image.EXTENSION.items() if k in common and k in Image.OPEN}-rare <= photo_suffixes
 
 def test_a_fingerprint_stays_what_it_was(tmp_path):
     "Records hold them"
-    for i,o in enumerate(['train/a/1.jpg','train/b/2.JPEG','val/a/3.png','val/b/4.gz','train/b.c/5.tif',
-        'test/x/6.jpeg','train/a/7.txt','.h/8.jpg']):
+    files = 'train/a/1.jpg train/b/2.JPEG val/a/3.png val/b/4.gz train/b.c/5.tif test/x/6.jpeg train/a/7.txt .h/8.jpg'
+    for i,o in enumerate(files.split()):
         (tmp_path/o).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path/o).write_bytes(bytes([i])*i)
     assert fingerprint(tmp_path)==fingerprint(str(tmp_path))=='f00f376b47ff156e'
@@ -419,14 +397,13 @@ def locked(monkeypatch, folder):
     monkeypatch.setattr(os, 'scandir', denied)
 
 readers = dict(photos_by_class=photos_by_class, get_data=lambda p: get_data(p, 32, 32, 4), fingerprint=fingerprint,
-    load_arrays=load_arrays,
-    cached_data=lambda p: cached_data(p, 32, 32, 4, cache=False))
-@pytest.mark.parametrize('where', ['train/emu','val/cat','train','val','','train/emu/deep'])
-@pytest.mark.parametrize('read', readers)
+    load_arrays=load_arrays, cached_data=lambda p: cached_data(p, 32, 32, 4, cache=False))
+places = ['train/emu','val/cat','train','val','','train/emu/deep']
+@pytest.mark.parametrize('where, read', [(o,read) for o in places for read in readers
+                                         if o or read!='fingerprint'])   # which looks into the splits alone
 def test_a_folder_that_may_not_be_listed_is_named(tmp_path, monkeypatch, where, read):
     path = photo_set(tmp_path/'set', ('cat','dog','emu'))
     (path/'train'/'emu'/'deep').mkdir()
-    if read=='fingerprint' and not where: return   # it looks into the splits alone
     locked(monkeypatch, path/where)
     with pytest.raises(Exception) as e: readers[read](path)
     assert one_line(e, path/where, 'Permission denied', 'make it readable')
@@ -509,8 +486,8 @@ def test_a_split_that_is_a_dead_link_or_a_file(tmp_path, split):
     with pytest.raises(Exception) as e: photos_by_class(path)
     assert one_line(e, path/split, 'is a file')
 
-@pytest.mark.parametrize('link, to', [('train/cat/up','train'), ('train/cat/up',''), ('train/up',''), ('val/dog/self',
-    'val/dog'), ('train/dog/out','..'), ('train/cat/other','val/cat/other')])
+@pytest.mark.parametrize('link, to', [('train/cat/up','train'), ('train/cat/up',''), ('train/up',''), ('val/dog/self','val/dog'),
+                                      ('train/dog/out','..'), ('train/cat/other','val/cat/other')])
 def test_links_that_go_round_bring_nothing(tmp_path, capsys, link, to):
     path = photo_set(tmp_path/'set')
     before = photos_by_class(path),fingerprint(path)
@@ -552,16 +529,15 @@ def test_two_spellings_are_one_class(tmp_path, name):
     photo(other/'train'/nfd(name)/'9.jpg')
     found = photos_by_class(path)
     assert {k:len(v) for k,v in found['train'].items()}=={name:5, 'Katze':4} and len(found['val'][name])==4
-    for dls in (get_data(path, 32, 32, 4), cached_data(path, 32, 32, 4, cache=False), cached_chapter_data(path, 32,
-        32, 4, cache=False)):
+    for load in (get_data, partial(cached_data, cache=False), partial(cached_chapter_data, cache=False)):
+        dls = load(path, 32, 32, 4)
         assert sorted(dls.vocab)==sorted((name,'Katze'))
         assert torch.cat([y for _,y in dls.valid]).bincount().tolist()==[4,4]
-    assert load_arrays(path)[-1]==load_arrays(shutil.make_archive(tmp_path/'z', 'zip', path))[-1]==sorted((name,
-        'Katze'))
+    for o in (path, shutil.make_archive(tmp_path/'z', 'zip', path)): assert load_arrays(o)[-1]==sorted((name,'Katze'))
     assert fingerprint(path)==fingerprint(other)
 
 @pytest.mark.parametrize('train, val', [('cat','Cat'), ('cat','cat '), ('hot dog','hot  dog'), ('cat','c\u0430t'),
-    ('golf ball','golf_ball'), ('cat','cat\u200b')])
+                                        ('golf ball','golf_ball'), ('cat','cat\u200b')])
 def test_names_that_look_alike_are_told_apart(tmp_path, train, val):
     path = photo_set(tmp_path/'set', (train,'xyz'), (val,'xyz'))
     with pytest.raises(Exception) as e: photos_by_class(path)
@@ -583,9 +559,13 @@ def test_what_is_not_seen_makes_no_class(tmp_path, o):
     with pytest.raises(Exception) as e: photos_by_class(path)
     assert one_line(e, path/'val', ascii('cat'), ascii(f'{o}cat'), 'rename')
 
-@pytest.mark.parametrize('a, b', [('\uff23at','Cat'), ('\ufb01sh','fish'), ('\u212b','\xc5'), ('co\u2126l','co\u03a9l'), ('a\u2003b','a b')], ids=ascii)
+@pytest.mark.parametrize('a, b', [('\u212b','\xc5'), ('co\u2126l','co\u03a9l')], ids=ascii)
+def test_two_codes_that_unicode_takes_for_one(tmp_path, a, b):
+    "In NFC they are one class"
+    assert {*photos_by_class(photo_set(tmp_path/'set', (a,'x'), (b,'x')))['train']}=={b,'x'}
+
+@pytest.mark.parametrize('a, b', [('\uff23at','Cat'), ('\ufb01sh','fish'), ('a\u2003b','a b')], ids=ascii)
 def test_two_codes_of_one_letter(tmp_path, a, b):
-    if class_of(f'{a}/1')==class_of(f'{b}/1'): return   # NFC does it
     for train,val,where in (((a,b),(a,b),'train'), ((a,'x'),(a,'x',b),'val')):
         path = photo_set(tmp_path/where, train, val)
         with pytest.raises(Exception) as e: photos_by_class(path)
@@ -622,29 +602,25 @@ def test_a_file_is_not_a_folder(tmp_path, make):
         assert one_line(e, f, 'zip', 'unpack it')
 
 def test_what_is_not_there(tmp_path):
-    for read in (photos_by_class, fingerprint, load_arrays, broken_images, lambda p: get_data(p, 32, 32, 4),
-        lambda p: cached_data(p, cache=False)):
-        for kind in (str,Path):
-            if read is broken_images: assert read(kind(tmp_path/'none'))==[(tmp_path/'none',
-                'No such file or directory')]; continue
-            with pytest.raises(Exception) as e: read(kind(tmp_path/'none'))
-            assert one_line(e, tmp_path/'none', 'no such folder')
+    for none in (tmp_path/'none', str(tmp_path/'none')):
+        for read in readers.values():
+            with pytest.raises(Exception) as e: read(none)
+            assert one_line(e, none, 'no such folder')
+        assert broken_images(none)==[(tmp_path/'none','No such file or directory')]
 
 def test_paths_may_be_texts(drawn):
     p = str(drawn)
-    for f in (photos_by_class, fingerprint, broken_images, data_name, sample_card, run_settings, photo_files,
-        course_path):
+    for f in (photos_by_class, fingerprint, broken_images, data_name, sample_card, run_settings, photo_files, course_path):
         assert f(p)==f(drawn)
     assert sample_card(p)['size']==32 and class_of(f'{p}/train/ring/1.jpg')=='ring'
     assert all((a==b) if isinstance(a, list) else (a==b).all() for a,b in zip(load_arrays(p), load_arrays(drawn)))
-    for make in (get_data, partial(cached_data, cache=False), partial(cached_chapter_data,
-        cache=False)): assert make(p, 32, 32, 16).c==10
+    for load in (get_data, partial(cached_data, cache=False), partial(cached_chapter_data, cache=False)):
+        assert load(p, 32, 32, 16).c==10
 
 # --- batches that batch norm can use ----------------------------------------------------------------------------
-makers = dict(get_data=lambda p, bs: get_data(p, 32, 32, bs), cached_data=lambda p, bs: cached_data(p, 32, 32, bs,
-    cache=False),
-    cached_chapter_data=lambda p, bs: cached_chapter_data(p, 32, 32, bs, cache=False), array_dls=lambda p,
-        bs: array_dls(load_arrays(p), p, bs))
+makers = dict(get_data=lambda p, bs: get_data(p, 32, 32, bs), cached_data=lambda p, bs: cached_data(p, 32, 32, bs, cache=False),
+    cached_chapter_data=lambda p, bs: cached_chapter_data(p, 32, 32, bs, cache=False),
+    array_dls=lambda p, bs: array_dls(load_arrays(p), p, bs))
 @pytest.mark.parametrize('make', makers)
 def test_a_batch_of_one_is_refused_before_training(tmp_path, make):
     path = photo_set(tmp_path/'set')
@@ -674,7 +650,7 @@ def test_a_size_that_is_none_is_refused_before_a_photo_is_read(tmp_path, monkeyp
         with pytest.raises(Exception) as e: sized[make](path, *sizes)
         assert one_line(e, words, repr(wrong), 'whole number')
 
-def test_a_sample_of_numpy_sizes(tmp_path, drawn):
+def test_a_sample_of_numpy_sizes(tmp_path):
     assert sample_card(make_sample(tmp_path/'a', *map(np.int64, (20,20,16,1))))==dict(n_train=20, n_val=20, size=16, seed=1)
     for wrong in ((-1,20,16,1), (20,20,0,1), (20,2.5,16,1), (20,20,16,'1')):
         with pytest.raises(Exception) as e: make_sample(tmp_path/'b', *wrong)
@@ -696,9 +672,9 @@ class NoSubmit:
 
 @pytest.mark.parametrize('pool', [NoPool,NoSubmit])
 @pytest.mark.parametrize('error', [PermissionError(13, 'Permission denied'), OSError(38, 'Function not implemented'),
-    OSError(28, 'No space left on device'),
-    FileNotFoundError(2, 'No such file'), BlockingIOError(11, 'Resource temporarily unavailable'),
-        NotImplementedError(), ImportError(), RuntimeError("can't start new thread")], ids=repr)
+    OSError(28, 'No space left on device'), FileNotFoundError(2, 'No such file'),
+    BlockingIOError(11, 'Resource temporarily unavailable'), NotImplementedError(), ImportError(),
+    RuntimeError("can't start new thread")], ids=repr)
 def test_the_sample_is_drawn_where_processes_cannot_start(tmp_path, monkeypatch, pool, error):
     want = fingerprint(make_sample(tmp_path/'a', 20, 10, 32))
     monkeypatch.setattr(sample, 'ProcessPoolExecutor', type('Pool', (pool,), dict(error=error)))
@@ -712,8 +688,8 @@ def test_a_drawing_process_that_dies(tmp_path, monkeypatch):
     assert fingerprint(make_sample(tmp_path/'b', 20, 10, 32))==want
 
 mb = 10**6
-@pytest.mark.parametrize('free, batch, workers', [(math.inf, 10*mb, 8), (10**12, 10*mb, 8), (64*mb, 10*mb, 2), (64*mb,
-    3*mb, 8), (39*mb, 10*mb, 0), (40*mb, 10*mb, 1), (2*mb, 10*mb, 0), (0, 1, 0), (0, 10*mb, 0)])
+@pytest.mark.parametrize('free, batch, workers', [(math.inf, 10*mb, 8), (10**12, 10*mb, 8), (64*mb, 10*mb, 2), (64*mb, 3*mb, 8),
+    (39*mb, 10*mb, 0), (40*mb, 10*mb, 1), (2*mb, 10*mb, 0), (0, 1, 0), (0, 10*mb, 0)])
 def test_workers_fit_into_shared_memory(monkeypatch, capsys, free, batch, workers):
     "Each keeps two batches ready, and two more are on the way"
     monkeypatch.setattr(data, 'shared_memory', lambda: free)
@@ -784,8 +760,7 @@ def test_no_change_is_overlooked_where_clocks_are_coarse(tmp_path, monkeypatch):
     def coarse(f, **kwargs):
         s = stat(f, **kwargs)
         if not str(f).endswith('.jpg'): return s
-        return types.SimpleNamespace(st_mode=s.st_mode, st_size=s.st_size, st_ino=s.st_ino, st_mtime_ns=tick,
-            st_ctime_ns=tick)
+        return types.SimpleNamespace(st_mode=s.st_mode, st_size=s.st_size, st_ino=s.st_ino, st_mtime_ns=tick, st_ctime_ns=tick)
     tick = time.time_ns()//10**9*10**9
     seen = []
     monkeypatch.setattr(photos.os, 'stat', coarse)

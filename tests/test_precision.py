@@ -196,7 +196,7 @@ def test_get_learner_on_a_mocked_gpu(monkeypatch, asked, got, mode):
     named_gpu(monkeypatch)
     learn = get_learner(on('cuda'), nn.Linear(2,2), asked)
     cb, = mixed(learn)
-    assert learn.precision==got and type(cb)==MixedPrecision and cb.amp_mode==mode
+    assert learn.precision==got and isinstance(cb, MixedPrecision) and cb.amp_mode==mode
 
 def test_fp32_on_demand():
     for kind in ('cpu','cuda','mps'): assert mixed(get_learner(on(kind), nn.Linear(2,2), 'fp32'))==[]

@@ -36,7 +36,7 @@ def test_no_answer_stands_outside_a_fold():
     for o in asked:   # besides questions there are headings of sections, and a line on what they hold
         assert o.startswith('### ') or re.fullmatch(r'## [^\n]*(\n\n[^\n]{,120})?', o), o
 
-def test_a_cell_comes_after_its_answer():
+def test_no_cell_comes_right_after_another():
     kinds = [(c['cell_type'], ''.join(c['source'])) for c in books[lesson]]
     first = next(i for i,(_,s) in enumerate(kinds) if s.startswith('### 1. '))
     last = next(i for i,(_,s) in enumerate(kinds) if s.startswith('## Further research'))

@@ -5,7 +5,7 @@ from fastai.vision.all import *
 from safetensors.torch import save_file
 from resnet_course.kit.files import CourseError
 from resnet_course.fcn import get_fcn
-from resnet_course.ingredients import kept, whiten, whitening_filters
+from resnet_course.ingredients import first_conv, kept, whiten, whitening_filters
 from resnet_course.recipe import (load_trained, predict_view, Recipe, recipe, recipe_learner, recipe_net, resized,
                                   save_weights, train)
 from conftest import CtrlC, one_line, photo, photo_set
@@ -156,6 +156,17 @@ def looks_first_at_pixels(n): return nn.Sequential(nn.Flatten(), nn.Linear(3*32*
 def test_whitening_a_net_without_a_first_convolution(drawn):
     with pytest.raises(CourseError, match='whiten') as e: recipe_learner(drawn, replace(base, whiten=True), model=looks_first_at_pixels)
     assert one_line(e, 'Linear', 'whiten=False')
+
+@pytest.mark.parametrize('make', [lambda: nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 8, 3)), lambda: nn.Conv2d(3, 8, 3, dilation=2)],
+                         ids=['computed weights','dilation'])
+def test_whitening_a_convolution_that_would_not_see_it(make):
+    with pytest.raises(CourseError) as e: first_conv(nn.Sequential(make(), nn.ReLU()), 32)
+    assert one_line(e, 'plain', 'whiten=False')
+
+def test_lr_find_leaves_the_sizes_of_images_alone(drawn):
+    learn = recipe_learner(drawn, replace(base, size=48, start_size=32))
+    with learn.no_bar(): learn.lr_find(num_it=5, show_plot=False)
+    assert [(dl.dataset.size,dl.dataset.epoch) for dl in learn.dls.loaders]==[(48,0)]*2
 
 def test_too_much_is_held_out(drawn):
     with pytest.raises(CourseError) as e: recipe_learner(drawn, replace(base, hold_out=.99))

@@ -1,12 +1,14 @@
 "What a run is: what must be equal to resume it, what its checkpoint holds, and what is refused before it begins"
 import shlex, shutil, subprocess
+from contextlib import nullcontext
 from dataclasses import replace
 import pytest, torch
 from fastai.vision.all import *
+from itertools import product   # after fastai, which has another
 from fastai.callback.tracker import ReduceLROnPlateau
 from fastai.callback.training import GradientAccumulation
 from resnet_course.kit import checkpoint, runs
-from resnet_course.kit.files import load_json, save_json
+from resnet_course.kit.files import CourseError, load_json, save_json
 from resnet_course.kit.identity import check_same, net_macs, run_setup, told
 from resnet_course.kit.results import plot_history, results
 from resnet_course.kit.runs import command_line, measured_fit
@@ -16,9 +18,10 @@ from resnet_course.loading import cached_chapter_data, cached_data, random_crops
 from resnet_course.training import get_learner
 from resnet_course.resnet import resnet18, ResNet
 from resnet_course.preact import preact_resnet
+from resnet_course.recipe import recipe, recipe_learner
 from resnet_course.degradation import degradation_experiment
-from conftest import CtrlC, one_line, tiny_learner
-from test_runs import ckpt, epochs, file, outcome, run, whole
+from conftest import CtrlC, one_line, same, tiny_learner
+from test_runs import ckpt, file, outcome, run, whole
 
 top = Path(__file__).parent.parent
 
@@ -93,8 +96,11 @@ def test_resume_knows_the_same_run(begun, drawn):
 
 def test_recorded_runs_can_be_resumed_only_as_themselves():
     "Their records say less, and are read all the same"
-    runs = results(top/'results'/'ladder')
-    assert len(runs)>10 and all(check_same('f', r, {k:v for k,v in r.items()}) is None for r in runs.record)
+    known = 'model recipe size seed settings lr data params macs epochs precision'.split()
+    recorded = list(results(top/'results'/'ladder').record)
+    assert len(recorded)>10
+    for a,b in product(recorded, repeat=2):
+        with nullcontext() if a is b else pytest.raises(CourseError): check_same('f', a, {k:b[k] for k in known})
 
 @pytest.mark.parametrize('names', [('a.b','a.c'), ('resnet.v1-s1.json','resnet.v2-s1.json'), ('x','x.y')])
 def test_each_record_has_a_checkpoint_of_its_own(drawn, names):
@@ -198,7 +204,7 @@ def test_looking_at_a_net_leaves_it_as_it_is(drawn):
     assert (runs.first_batch(learn.dls)[0]==xb).all()
     run_setup(learn, Learner.fit, xb); net_macs(learn.model, xb, 32)
     assert modes==[m.training for m in learn.model.modules()]
-    assert str(states)==str(checkpoint._random_states(learn.dls))
+    assert same(states, checkpoint._random_states(learn.dls))
 
 def test_lazy_layers(drawn):
     "They get their sizes before anything counts or copies them"
@@ -297,6 +303,19 @@ class Times(Callback):
     def before_batch(self): self.learn.xb = (self.xb[0]*self.n,)
 class InPlace(Callback):
     def before_batch(self): self.xb[0].mul_(0)
+class Black(Callback):
+    def before_batch(self): self.xb[0][:] = 0
+class FrozenNorms(Callback):
+    def before_train(self):
+        for m in self.model.modules(): m.eval()
+class Strong(Callback):
+    def before_train(self): self.model[-1].scale = 2.
+class Counts(Callback):
+    "Only looks on"
+    def before_fit(self): self.n,self.labels = 0,{}
+    def after_batch(self):
+        self.n += 1 if self.n else self.n+1
+        self.labels[self.n] = self.y[0]
 
 def linear(seed=1):
     set_seed(seed)
@@ -320,11 +339,20 @@ kinds = dict(closure=[dict(loss=partial(closed, o)) for o in (0.,.9)],
     outside=[dict(loss=partial(written, f'w = {o}\ndef loss(p, y): return F.cross_entropy(p, y, weight=tensor(w))')) for o in ([1.]*10, [9.]+[1.]*9)],
     array=[dict(loss=partial(written, f'w = dict(w=np.array({o}))\ndef loss(p, y): return F.cross_entropy(p, y, weight=tensor(w["w"]).float())'))
            for o in ([1.]*10, [9.]+[1.]*9)],
+    module=[dict(loss=partial(written, f'crit = torch.nn.CrossEntropyLoss(label_smoothing={o})\ndef loss(p, y): return crit(p, y)')) for o in (0.,.9)],
+    filled_in=[dict(loss=partial(written, 'from functools import partial\n'
+                    f'smooth = dict(f=partial(F.cross_entropy, label_smoothing={o}))\ndef loss(p, y): return smooth["f"](p, y)')) for o in (0.,.9)],
+    of_a_class=[dict(loss=partial(written, f'class Smooth:\n    eps = {o}\n    def __call__(self, p, y): return F.cross_entropy(p, y, '
+                     'label_smoothing=self.eps)\nloss = Smooth()')) for o in (0.,.9)],
     forward=[dict(net=lambda o=o: (set_seed(1), Slope(o))[1]) for o in (.01,.9)],
     start=[dict(net=partial(linear, o)) for o in (1,2)],
     callback=[{}, dict(cbs=[partial(Times, 0)])],
     callback_value=[dict(cbs=[partial(Times, o)]) for o in (0,1)],
     callback_in_place=[{}, dict(cbs=[InPlace])],
+    callback_assigns=[{}, dict(cbs=[Black])],
+    callback_freezes=[{}, dict(cbs=[FrozenNorms])],
+    callback_sets=[{}, dict(cbs=[Strong])],
+    param_schedule=[dict(cbs=[lambda o=o: ParamScheduler({'lr':combined_cos(.5, 1e-3, o, 1e-4)})]) for o in (1e-2,1e-1)],
     inline=[dict(cbs=[lambda o=o: Callback(before_batch=lambda self: self.learn.opt.set_hyper('lr', o))]) for o in (1.,2.)],
     plateau=[{}, dict(cbs=[partial(ReduceLROnPlateau, 'valid_loss', patience=1)])],
     labels=[dict(get_y=partial(next_class, n=o)) for o in (0,1)],
@@ -340,6 +368,28 @@ def test_runs_that_differ_in_what_is_not_written_down(drawn, one, other):
         assert begin(True, a, f'{i}.json')==rec
         with pytest.raises(Exception) as e: begin(True, b, f'{i}.json')
         assert one_line(e, f'{i}.json', 'another run')
+
+def test_callbacks_of_the_fit_count_too(drawn):
+    "But for one that only looks on"
+    def begin(resume, *cbs): return measured_fit(alike_learner(drawn), 1, 1e-3, Path('a.json'), resume, cbs=cbs, model='a', recipe='b', seed=1)
+    rec = begin(False, Times(0))
+    assert begin(True, Times(0))==begin(True, Counts(), Times(0))==rec
+    for other in ([], [Times(1)], [GradientClip(1e-6), Times(0)], [MixUp, Times(0)]):
+        with pytest.raises(Exception) as e: begin(True, *other)
+        assert one_line(e, 'a.json', 'different callbacks')
+
+def test_a_function_that_a_library_has_made_is_told_with_its_numbers():
+    assert told(combined_cos(.5, 1, 2, 3))==told(combined_cos(.5, 1, 2, 3))!=told(combined_cos(.5, 1, 2, 4))
+
+def test_a_run_may_go_on_with_another_device(begun):
+    "Which makes the same of the photos, but draws otherwise"
+    one = load_json(begun/'done.json')
+    gpu = deepcopy(one)
+    gpu['setup'] |= dict(device='cuda', first_batch=[o+1 for o in one['setup']['first_batch']],
+                         transforms=[*one['setup']['transforms'], 'fastai.data.transforms.IntToFloatTensor', 'fastai.data.transforms.Normalize'])
+    check_same('f', one, gpu)
+    gpu['setup']['device'] = one['setup']['device']
+    with pytest.raises(CourseError): check_same('f', one, gpu)
 
 def test_an_attribute_is_no_variable():
     "Of a callback that says `self.xb` in a notebook with a batch `xb`"
@@ -361,6 +411,14 @@ def test_what_a_function_changes_does_not_count(code):
     loss = written(code)
     before = told(loss)
     loss.__globals__['seen'] = [2.]
+    assert told(loss)==before
+
+@pytest.mark.parametrize('code', ['class seen: step = 0\ndef loss(p, y): seen.step += 1',
+                                  'class seen(torch.nn.Module):\n    step = 0\n    def forward(self): self.step += 1\nseen = seen()\ndef loss(p, y): seen()'])
+def test_nor_does_what_it_counts_in_a_class(code):
+    loss = written(code)
+    before = told(loss)
+    loss.__globals__['seen'].step = 5
     assert told(loss)==before
 
 def test_a_run_is_the_same_in_another_process(drawn):
@@ -389,6 +447,16 @@ def test_the_same_learner_goes_on(drawn):
     with pytest.raises(KeyboardInterrupt): fit(False)
     learn.remove_cbs(CtrlC)
     assert fit(True)['complete'] and fit(True)['complete']
+
+def test_the_same_learner_goes_on_with_growing_images(drawn):
+    "Though its loaders make larger ones by then, and mirror others"
+    r = replace(recipe('tiny'), bs=16, start_size=16, flip='alternating')
+    def fit(resume): return measured_fit(learn, 4, 1e-2, file, resume, model='resblock', recipe='small', size=32, seed=42)
+    learn = recipe_learner(drawn, r, 42, None, 'fp32')
+    learn.add_cb(CtrlC('before_batch',1,6))
+    with learn.no_bar(), pytest.raises(KeyboardInterrupt): fit(False)
+    learn.remove_cbs(CtrlC)
+    with learn.no_bar(): assert fit(True)['complete'] and fit(True)['complete']
 
 def test_a_record_that_says_less(drawn):
     "An earlier version's, without what is compared since, or with fewer settings, is of the same run"

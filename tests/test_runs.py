@@ -1,5 +1,5 @@
 "A run's record and checkpoint: stopped anywhere and resumed, a run ends as if it had not been stopped"
-import errno, shutil, signal, stat, subprocess
+import errno, shutil, signal, subprocess
 import pytest, resnet_course, torch
 from fastai.vision.all import *
 from resnet_course.kit import runs
@@ -96,13 +96,51 @@ def test_stopped_with_workers(drawn, monkeypatch):
     with pytest.raises(KeyboardInterrupt): run(drawn, CtrlC('before_batch',0,2), epochs=2)
     assert outcome(*run(drawn, epochs=2, resume=True))==expected
 
-def test_ctrl_c_after_the_last_batch_is_not_lost(drawn, whole):
+def test_ctrl_c_after_the_last_batch_is_not_lost(drawn):
     with pytest.raises(KeyboardInterrupt): run(drawn, CtrlC('after_epoch',2))
     assert json.loads(file.read_text())['complete']
 
 class Trains(Callback):
     def __init__(self, seen): self.seen = seen
     def before_batch(self): self.seen.append(self.train_iter)
+
+class Numbers(Callback):
+    def __init__(self, seen): self.seen = seen
+    def before_batch(self):
+        if self.training: self.seen.append((self.epoch, self.iter, self.train_iter))
+
+@pytest.mark.parametrize('stop', [CtrlC('before_batch',1,6), CtrlC('after_epoch',0), CtrlC('before_epoch',1,times=2)],
+                         ids=['middle','between','before_epoch'])
+def test_batches_keep_their_numbers(drawn, stop):
+    "For callbacks that go by them, and for the record of a loss that is no number"
+    whole,parts = [],[]
+    run(drawn, Numbers(whole), epochs=2)
+    with pytest.raises(KeyboardInterrupt): run(drawn, Numbers(parts), stop, epochs=2)
+    run(drawn, Numbers(parts), epochs=2, resume=True)
+    assert parts==whole and whole[-1]==(1,3,7)
+
+@pytest.mark.parametrize('stop', [CtrlC('before_batch',0,1), CtrlC('before_batch',1,4), CtrlC('before_validate',0)],
+                         ids=['first','second','validation'])
+def test_an_epoch_that_a_callback_ends(drawn, stop):
+    "Its last batch counts, and none is trained after it; the record tells the loss of validation from that of training"
+    short = ShortEpochCallback(.5, short_valid=False)
+    learn,rec = run(drawn, short, epochs=2)
+    assert len(learn.recorder.losses)==4 and rec['history'][-1].keys()>={'valid_loss','accuracy'} and 'train_loss' not in rec['history'][-1]
+    with pytest.raises(KeyboardInterrupt): run(drawn, short, stop, epochs=2)
+    assert outcome(*run(drawn, short, epochs=2, resume=True))==outcome(learn, rec)
+
+class LeavesOut(Callback):
+    "Leaves out the training of an epoch"
+    def __init__(self, epoch): self.at = epoch
+    def before_train(self):
+        if self.epoch==self.at: raise CancelTrainException
+
+@pytest.mark.parametrize('out', [0,1])
+def test_an_epoch_without_training(drawn, out):
+    "Also where a run goes on with it"
+    expected = outcome(*run(drawn, LeavesOut(out), epochs=3))
+    with pytest.raises(KeyboardInterrupt): run(drawn, LeavesOut(out), CtrlC('before_epoch',1,times=2), epochs=3)
+    assert outcome(*run(drawn, LeavesOut(out), epochs=3, resume=True))==expected
 
 def test_resuming_a_finished_run_trains_nothing(drawn, whole):
     run(drawn)
@@ -217,23 +255,28 @@ def test_a_file_that_someone_has_open(tmp_path, monkeypatch):
     with pytest.raises(PermissionError): save_json(f, dict(a=2))
     assert load_json(f)==dict(a=1) and tmp_path.ls()==[f]
 
-@pytest.mark.parametrize('hidden', [False, True])
-@pytest.mark.parametrize('what', ['checkpoint','record'])
+@pytest.mark.parametrize('number', [math.nan, math.inf, -math.inf])
+def test_what_json_has_not_is_not_written(tmp_path, number):
+    with pytest.raises(ValueError): save_json(tmp_path/'a.json', dict(a=[number]))
+    assert not tmp_path.ls()
+
+@pytest.mark.parametrize('what', ['checkpoint','checkpoint, hidden','record'])
 @pytest.mark.parametrize('full', [{0}, {0,1}, {1,2}])
-def test_a_disk_that_is_full_for_a_while(drawn, whole, monkeypatch, capsys, hidden, what, full):
+def test_a_disk_that_is_full_for_a_while(drawn, whole, monkeypatch, capsys, what, full):
     "Is said once, the run goes on, and what can be written later is written; torch hides the reason behind its own"
-    times,save = [],torch.save if what=='checkpoint' else runs.save_json
+    times,(of,name) = [],(runs,'save_json') if what=='record' else (torch,'save')
+    save = getattr(of, name)
     def sometimes(*args):
         times.append(1)
         if len(times)-1 not in full: return save(*args)
         try: raise OSError(errno.ENOSPC, 'No space left on device')
         except OSError:
-            if hidden and what=='checkpoint': raise RuntimeError('unexpected pos')
+            if 'hidden' in what: raise RuntimeError('unexpected pos')
             raise
-    monkeypatch.setattr(*(torch,'save') if what=='checkpoint' else (runs,'save_json'), sometimes)
+    monkeypatch.setattr(of, name, sometimes)
     assert outcome(*run(drawn))=={k:v for k,v in whole.items() if k!='rec'}
     said = [o for o in capsys.readouterr().out.splitlines() if 'No space' in o]
-    assert len(said)==1 and str(ckpt if what=='checkpoint' else file) in said[0] and 'goes on' in said[0]
+    assert len(said)==1 and str(file if what=='record' else ckpt) in said[0] and 'goes on' in said[0]
     assert json.loads(file.read_text())['complete'] and (what=='record' or 2 in full or torch.load(ckpt, weights_only=True)['epoch']==3)
     assert not [o for o in file.parent.ls() if o.name.startswith('.')]
 
@@ -262,10 +305,6 @@ def test_results_are_of_runs_only(drawn):
     run(drawn, epochs=1)
     save_json(Path('out/bench.json'), dict(name='bench', rows=[]))
     assert len(results('out'))==1
-
-def test_others_may_read_what_is_written(tmp_path):
-    save_json(tmp_path/'a', 1); (tmp_path/'b').write_text('1')
-    assert stat.S_IMODE((tmp_path/'a').stat().st_mode)==stat.S_IMODE((tmp_path/'b').stat().st_mode)
 
 def test_fingerprint(tmp_path):
     path = photo_set(tmp_path/'set')
@@ -458,7 +497,7 @@ def test_a_net_of_two_inputs(drawn):
     rec = fit_small(get_learner(dls, Two(), 'fp32'))
     assert rec['complete'] and rec['macs']==3*32*32*10
 
-def test_an_estimate_changes_nothing(drawn, monkeypatch):
+def test_an_estimate_changes_nothing(drawn):
     "Neither what a norm has seen, nor what a loss has counted, nor what is drawn"
     class Asks(Callback):
         order = 70

@@ -1,10 +1,10 @@
 "Several processes of one run: they see each photo once, make one process's step, agree, and end together"
 import json, os, signal, subprocess, sys, time
 from functools import lru_cache
-from pathlib import Path
-import numpy as np, pytest, torch
-from torch import nn
-from resnet_course.data import course_path
+import pytest, torch
+from fastai.vision.all import *
+from types import SimpleNamespace
+from resnet_course.data import course_path, get_data
 from resnet_course.kit.ranks import from_first, gathered, most, rank, together, total
 from resnet_course.kit.shards import make_shards
 from resnet_course.loading import cached_data
@@ -14,9 +14,8 @@ from resnet_course.kit.files import CourseError
 from resnet_course.resnet import resnet18
 from resnet_course.scale import for_many, joined, restarted
 from resnet_course.speed import speed_up
-from conftest import one_line
+from conftest import one_line, same
 from scale_worker import jobs
-from test_kills import same
 
 worker = Path(__file__).with_name('scale_worker.py')
 torchrun = [sys.executable,'-W','ignore','-m','torch.distributed.run','--standalone','--nproc_per_node']
@@ -27,7 +26,7 @@ def of(tmp_path_factory):
     "What came of each job with `n` processes; they are started once, for all jobs"
     @lru_cache
     def run(n):
-        if n==1: return {k:f([]) for k,f in jobs.items() if k!='talk'}
+        if n==1: return {k:f([]) for k,f in jobs.items() if k not in ('talk','apart')}
         file = tmp_path_factory.mktemp('jobs')/f'{n}.pt'
         p = subprocess.run([*torchrun, str(n), worker, file], env=env, capture_output=True, text=True, timeout=600)
         assert p.returncode==0, p.stderr[-2000:]
@@ -69,14 +68,31 @@ def test_norms_that_are_not_joined(norm):
     with pytest.raises(CourseError) as e: scale._check_norms(nn.Sequential(nn.BatchNorm2d(3), norm))
     assert one_line(e, type(norm).__name__, 'nn.BatchNorm2d')
 
-class Processes:
-    "Of a launch: the first one, as `launched` sees it"
-    def __init__(self, monkeypatch, restarts):
-        for k,o in dict(together=lambda: True, restarted=lambda: restarts>0, from_first=lambda f: f(), rank=lambda: 0).items():
-            monkeypatch.setattr(scale, k, o)
+@pytest.mark.parametrize('load, n, words', [(lambda o: get_data(o, 32, 32, 16), 2, 'cached_data'),
+                                            (lambda o: cached_data(o, 32, 32, 4, cache=False), 3, 'too few for 3 processes')])
+def test_loaders_that_cannot_be_shared_out(drawn, load, n, words):
+    with pytest.raises(CourseError) as e: scale.Scaled.check_loaders(SimpleNamespace(n=n, dls=load(drawn)))
+    assert one_line(e, words)
+
+class Worst(Metric): "Nobody knows how to join it"
+@pytest.mark.parametrize('changed, words', [(dict(metrics=[Worst()]), 'the metric Worst'), (dict(cbs=[GradientAccumulation(32)]), 'GradientAccumulation'),
+    (dict(loss_func=CrossEntropyLossFlat(weight=torch.tensor([1.,2.]))), 'weights'), (dict(loss_func=nn.CrossEntropyLoss(reduction='sum')), 'no mean'),
+    (dict(loss_func=partial(F.cross_entropy, reduction='sum')), 'no mean')], ids=['metric','accumulation','weights','sum','partial'])
+def test_what_cannot_be_put_together_from_parts(changed, words):
+    usual = dict(metrics=[AvgMetric(accuracy), F1Score()], cbs=[], loss_func=LabelSmoothingCrossEntropyFlat())
+    def check(**learn): scale.Scaled.check_step(SimpleNamespace(learn=SimpleNamespace(**learn)))
+    for loss in (usual['loss_func'], nn.CrossEntropyLoss(), F.cross_entropy, BCEWithLogitsLossFlat(pos_weight=torch.ones(2)), FocalLossFlat(weight=torch.ones(2))):
+        check(**usual|dict(loss_func=loss))
+    with pytest.raises(CourseError) as e: check(**usual|changed)
+    assert one_line(e, words, 'one process')
+
+def first_process(monkeypatch, restarts):
+    "Of a launch, as `launched` sees it"
+    for k,o in dict(together=lambda: True, restarted=lambda: restarts>0, from_first=lambda f: f(), rank=lambda: 0).items():
+        monkeypatch.setattr(scale, k, o)
 def starts(monkeypatch, file, n, **asked):
     "What the `n`th start of a launch is to do, of which nothing comes"
-    Processes(monkeypatch, n)
+    first_process(monkeypatch, n)
     with pytest.raises(ZeroDivisionError):
         with scale.launched(file, **dict(dict(resume=False, overwrite=False), **asked)) as found: 1/0
     return found
@@ -86,7 +102,7 @@ def test_started_again(monkeypatch, tmp_path):
     assert starts(monkeypatch, file, 0)==(False,False) and starts(monkeypatch, file, 1)==(True,False)
     file.write_text('{"complete": true}')   # of another run, from here on
     for n in (0,1,2):
-        Processes(monkeypatch, n)
+        first_process(monkeypatch, n)
         with pytest.raises(CourseError) as e:
             with scale.launched(file, False, False): pass
         assert one_line(e, file, 'is finished')
@@ -96,7 +112,7 @@ def test_started_again(monkeypatch, tmp_path):
     for n in (0,1): assert starts(monkeypatch, file, n, overwrite=True)==(False,True)   # what is there is still the older run's
     pt.write_text('y')
     assert starts(monkeypatch, file, 2, overwrite=True)==(True,False)
-    Processes(monkeypatch, 1)
+    first_process(monkeypatch, 1)
     with scale.launched(file, False, False): pass
     assert {*file.parent.iterdir()}=={file,pt}
 
@@ -128,11 +144,9 @@ def test_parts_make_the_whole(n, shards):
 def test_a_small_last_batch_has_photos_for_all():
     dl = recipe_data(course_path('sample'), recipe('tiny')).valid
     dl.part = 1,3
-    n = len(dl.dataset)
     for left in (1,2,3):
         sizes = [len(o) for o in dl._batches(list(range(64+left)))]
         assert sum(sizes)==64+left and min(sizes)>=3
-    assert n
 
 @pytest.mark.parametrize('n', [2,3])
 def test_a_step_is_that_of_one_process(n, of):
@@ -143,6 +157,12 @@ def test_a_step_is_that_of_one_process(n, of):
     for k,g in alone['grads'].items(): assert (many['grads'][k]-g).abs().max() <= 1e-4*g.abs().max()+1e-7, k
     assert many['said']==pytest.approx(many['whole'], rel=1e-5) and many['said']==pytest.approx(alone['said'], abs=.02)
     assert many['parts']==[(0,1)]*2 and many['kinds']==alone['kinds']   # all is put back
+
+def test_norms_may_stay_apart(of):
+    "Each process trains with the statistics of its part, and all validate with those of the first"
+    apart,joint = (of(2)[o] for o in ('apart','step'))
+    assert len(apart['sums'])==2 and len(set(apart['sums']))==1 and apart['said']==pytest.approx(apart['whole'], rel=1e-5)
+    assert apart['loss']!=joint['loss'] and apart['kinds']==joint['kinds']
 
 def test_muon_is_shared_out(of):
     one,two = (of(n)['muon']['sums'] for n in (1,2))

@@ -157,46 +157,50 @@ def test_a_shard_that_cannot_be_read(harm, shards, tmp_path):
     with pytest.raises(CourseError) as e: ShardPhotos(here, 32)
     assert one_line(e, file.name, here, '--resume')
 
+def refused(src, dest, *words):
+    with pytest.raises(CourseError) as e: make_shards(src, dest)
+    assert one_line(e, *words)
+
 def test_what_cannot_become_shards(drawn, shards, tmp_path, monkeypatch):
-    def fails(src, *parts, dest='new'):
-        with pytest.raises(CourseError) as e: make_shards(src, tmp_path/dest)
-        assert one_line(e, *parts) and not (tmp_path/'new'/'shards.json').exists()
-    fails(tmp_path/'nowhere', 'nowhere', 'no such folder')
-    fails('nothing://bucket', 'nothing://bucket', 'correct the address')
-    photo_set(tmp_path/'photos')
-    (tmp_path/'photos'/'train'/'cat'/'0.jpg').write_text('no photo')
-    fails(tmp_path/'photos', '0.jpg', 'not a readable image')
-    table = pq.read_table(first(shards.glob('train-*')))
-    (tmp_path/'other').mkdir()
-    pq.write_table(table.replace_schema_metadata({}), tmp_path/'other'/'train-0.parquet')
-    fails(tmp_path/'other', 'validation-')
-    pq.write_table(table.replace_schema_metadata({}), tmp_path/'other'/'validation-0.parquet')
-    fails(tmp_path/'other', 'ClassLabel')
-    def others(name, **columns):
-        "A set of somebody else's, like ours but for a column"
-        (tmp_path/name).mkdir()
-        new = table
-        for k,o in columns.items(): new = new.set_column(new.schema.get_field_index(k), new.schema.field(k), [o])
-        for split in ('train','validation'): pq.write_table(new, tmp_path/name/f'{split}-0.parquet')
-        return tmp_path/name
-    fails(others('unlabelled', label=[-1]*len(table)), 'have no class')
-    fails(others('more', label=[99]*len(table)), 'have no class')
-    paths = [dict(bytes=None, path=o['path']) for o in table['image'].to_pylist()]
-    fails(others('paths', image=pa.array(paths, table.schema.field('image').type)), 'the paths of photos')
-    fails(others('nothing', image=pa.nulls(len(table), table.schema.field('image').type)), 'no photos')
-    fails(others('nulls', label=pa.nulls(len(table), pa.int64())), 'have no class')
-    for split in ('train','validation'): pq.write_table(table[:0], tmp_path/'other'/f'{split}-0.parquet')
-    fails(tmp_path/'other', 'cannot be read as shards')
-    pq.write_table(table, tmp_path/'other'/'train-0.parquet')
-    pq.write_table(table.select(['image']), tmp_path/'other'/'validation-0.parquet')
-    fails(tmp_path/'other', 'cannot be read as shards')
-    for data in (b'no parquet', b'', (tmp_path/'paths'/'train-0.parquet').read_bytes()[:-9]):
-        (tmp_path/'other'/'train-0.parquet').write_bytes(data)
-        fails(tmp_path/'other', 'other', 'cannot be read as shards', 'another folder')
-    shutil.copytree(shards, tmp_path/'there')
-    fails(drawn, 'there', 'already', dest='there')
+    refused(tmp_path/'nowhere', tmp_path/'new', 'nowhere', 'no such folder')
+    refused('nothing://bucket', tmp_path/'new', 'nothing://bucket', 'correct the address')
+    path = photo_set(tmp_path/'photos')
+    (path/'train'/'cat'/'0.jpg').write_text('no photo')
+    refused(path, tmp_path/'new', '0.jpg', 'not a readable image')
+    refused(drawn, Path(shutil.copytree(shards, tmp_path/'there')), 'there', 'already')
     monkeypatch.setitem(sys.modules, 'pyarrow.parquet', None)
-    fails(drawn, 'resnet_course[stream]')
+    refused(drawn, tmp_path/'new', 'resnet_course[stream]')
+    assert not (tmp_path/'new'/'shards.json').exists()
+
+def bare(t): return t.replace_schema_metadata({})
+def both(t, **columns):
+    "The splits of a set that is like ours but for these columns"
+    for k,o in columns.items(): t = t.set_column(t.schema.get_field_index(k), t.schema.field(k), [o])
+    return t,t
+def image(t, photos): return both(t, image=pa.array(photos, t.schema.field('image').type))
+foreign = dict(one_split=(lambda t: (bare(t),None), 'validation-'), no_classes=(lambda t: both(bare(t)), 'ClassLabel'),
+    unlabelled=(lambda t: both(t, label=[-1]*len(t)), 'have no class'),
+    more=(lambda t: both(t, label=[99]*len(t)), 'have no class'),
+    nulls=(lambda t: both(t, label=pa.nulls(len(t), pa.int64())), 'have no class'),
+    paths=(lambda t: image(t, [dict(bytes=None, path=o['path']) for o in t['image'].to_pylist()]), 'the paths of photos'),
+    nothing=(lambda t: image(t, [None]*len(t)), 'no photos'), empty=(lambda t: both(t[:0]), 'cannot be read as shards'),
+    no_labels=(lambda t: (t,t.select(['image'])), 'cannot be read as shards'))
+@pytest.mark.parametrize('kind', foreign)
+def test_tables_that_are_no_shards(kind, shards, tmp_path):
+    "Of somebody else's, in the layout of the Hub"
+    make,words = foreign[kind]
+    (tmp_path/'other').mkdir()
+    for split,t in zip(('train','validation'), make(pq.read_table(first(shards.glob('train-*'))))):
+        if t is not None: pq.write_table(t, tmp_path/'other'/f'{split}-0.parquet')
+    refused(tmp_path/'other', tmp_path/'new', 'other', words)
+    assert not (tmp_path/'new'/'shards.json').exists()
+
+@pytest.mark.parametrize('cut', [lambda o: b'no parquet', lambda o: b'', lambda o: o[:-9]], ids=['text','empty','cut'])
+def test_files_that_are_no_tables(cut, shards, tmp_path):
+    data = first(shards.glob('train-*')).read_bytes()
+    (tmp_path/'other').mkdir()
+    for split,o in dict(train=cut(data), validation=data).items(): (tmp_path/'other'/f'{split}-0.parquet').write_bytes(o)
+    refused(tmp_path/'other', tmp_path/'new', 'other', 'cannot be read as shards', 'another folder')
 
 def test_who_reads_no_shards_says_so(shards):
     with pytest.raises(CourseError) as e: photos_by_class(shards)

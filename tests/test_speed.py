@@ -21,7 +21,7 @@ from resnet_course.preact import preact_resnet
 from resnet_course.ingredients import blur_pool, pool_not_stride, pool_shortcuts, with_activation
 from resnet_course.loading import cached_data
 from resnet_course.speed import (_ConvAsProduct, _loops, _nhwc, c_loops, fast_learner, FastBlock, FastConv2d, FastConvLayer, FastNorm,
-                                 FastSequential, FusedAdam, slow_down, speed_up, TrimMemory)
+                                 FusedAdam, slow_down, speed_up, TrimMemory)
 from conftest import named_gpu, one_line, tiny_learner
 
 @pytest.fixture(autouse=True)
@@ -161,14 +161,13 @@ def test_norm_keeps_nan():
 
 @needs_cc
 def test_norm_gives_way():
-    "To the plain one: in evaluation, frozen, without statistics or weights, with a cumulative average, for one value"
+    "To the plain one: in evaluation, without statistics or weights, with a cumulative average, for one value"
     x = torch.randn(3,4,5,5)
     odd = [nn.BatchNorm2d(4, **o) for o in (dict(affine=False), dict(track_running_stats=False), dict(momentum=None))]
-    odd += [nn.BatchNorm2d(4).eval(), nn.BatchNorm2d(4).double()]
-    for bn in odd:
+    for bn in (*odd, nn.BatchNorm2d(4).eval()):
         net = nn.Sequential(bn, nn.ReLU())
-        xs = x.to(next((p.dtype for p in bn.parameters()), torch.float))
-        assert (speed_up(deepcopy(net))(xs)==net(xs)).all() or bn.training and bn.weight is not None
+        fast = speed_up(deepcopy(net))
+        assert torch.equal(fast(x), net(x)) and all(map(torch.equal, fast.buffers(), net.buffers()))
     fast = speed_up(nn.Sequential(nn.BatchNorm2d(4), nn.ReLU()))
     with pytest.raises(ValueError, match='more than 1 value'): fast(torch.randn(1,4,1,1))
     with pytest.raises(ValueError, match='4D'): fast(torch.randn(2,4))
@@ -243,6 +242,18 @@ def as_with_amx(monkeypatch):
     monkeypatch.setattr(speed, 'matrix_units', lambda device: 'AMX')
 
 def fast_conv(*args, **kwargs): return speed_up(nn.Sequential(nn.Conv2d(*args, **kwargs)))[0]
+
+def test_weights_that_are_computed_are_computed_once_in_a_pass():
+    "Spectral norm brings its vectors forward whenever the weight is asked for"
+    def normed(conv):
+        torch.manual_seed(0)
+        return nn.utils.parametrizations.spectral_norm(conv)
+    plain = nn.Conv2d(3, 4, 3, bias=False)
+    fast,x = normed(fast_conv(3, 4, 3, bias=False)),torch.randn(2, 3, 4, 4)
+    fast.parametrizations.weight.original.data.copy_(plain.weight)
+    plain = normed(plain)
+    fast.load_state_dict(plain.state_dict())
+    for _ in range(3): assert torch.equal(fast(x), plain(x))
 
 @pytest.mark.parametrize('n, side', [(3,125), (5,80)])
 def test_the_gradient_of_weights_in_pieces(n, side):
@@ -834,11 +845,11 @@ def test_no_place_for_the_compiler(monkeypatch):
     assert 'no usable folder' in c_loops() and speed_up(one_norm())(torch.randn(2,4,3,3)).shape==(2,4,3,3)
 
 # --- the optimiser ----------------------------------------------------------------------------------------------
-def one_cycle(path, opt_func, epochs=2, then=None):
+def one_cycle(path, opt_func, epochs=2):
     learn = tiny_learner(path, opt_func=opt_func)
     with learn.no_bar(): learn.fit_one_cycle(epochs, 1e-2, wd=.3)
     return learn
-def state(learn): return {k:o for k,o in learn.model.state_dict().items()}
+def state(learn): return learn.model.state_dict()
 
 def test_fused_adam_is_fastais(drawn):
     a,b = one_cycle(drawn, Adam),one_cycle(drawn, FusedAdam)
@@ -931,6 +942,9 @@ except CourseError as e: print(e)
 """.replace('CourseError', 'speed.CourseError').replace('a,b =', 'import resnet_course.speed as speed; a,b =', 1))
     assert 'create_opt' in out and '\n' not in out
 
+def test_fused_adam_takes_no_closure():
+    with pytest.raises(NotImplementedError): FusedAdam([*nn.Linear(2,2).parameters()], lr=.1).step(lambda: 1)
+
 @pytest.mark.parametrize('order', [torch.contiguous_format, torch.channels_last])
 def test_no_gradient_is_copied(order):
     "PyTorch's kernel would copy those of weights in channels_last"
@@ -969,6 +983,14 @@ def test_what_is_frozen_later_stays(drawn):
         with learn.no_bar(): learn.fit(1, 1e-2, wd=.3)
         return (frozen[0].weight-before).abs().max()
     assert moved(FusedAdam)==0 and moved(Adam)>0
+
+def test_a_gradient_that_is_left_over_moves_nothing_frozen():
+    "As `GradientAccumulation` leaves one at the end of a fit"
+    p = nn.Parameter(torch.ones(3))
+    p.grad = torch.ones(3)
+    p.requires_grad_(False)
+    FusedAdam([p], lr=.1, wd=.1).step()
+    assert (p==1).all()
 
 # --- a learner --------------------------------------------------------------------------------------------------
 def fake(kind='cpu'): return SimpleNamespace(device=torch.device(kind), path=Path('.'))

@@ -1,6 +1,6 @@
 """Files that anybody may have written: whatever is in them, a reader does its work, or says in one line which file it is.
 RESNET_COURSE_FUZZ sets how many spoiled files each reader gets"""
-import os, random, socket
+import os, random
 import pytest, torch, resnet_course
 from safetensors.torch import load_file, save_file
 from fastai.vision.all import *
@@ -15,12 +15,12 @@ from resnet_course.kit.download import fastai_folder
 from resnet_course.kit.files import CourseError, load_json, save_json, sweep, write_whole
 from resnet_course.kit.photos import data_name
 from resnet_course.kit.records import load_record
-from resnet_course.kit.results import plot_history, results, summary
+from resnet_course.kit.results import results, summary
 from resnet_course.kit.runs import measured_fit, record_file
 from resnet_course.kit.weights import load_weights, read_weights, save_weights, says
-from resnet_course.recipe import load_trained, Recipe, recipe, recipe_from
+from resnet_course.recipe import load_trained, Recipe, recipe_from
 from resnet_course.bench import bench_results, bench_rows
-from conftest import CtrlC, one_line, tiny_learner
+from conftest import a_socket, CtrlC, device, loop, one_line, pipe, tiny_learner
 
 many = int(os.environ.get('RESNET_COURSE_FUZZ', 150))
 recorded = Path(__file__).parent.parent/'results/ladder/fcn-chapter14-s42.json'
@@ -131,7 +131,7 @@ def test_a_spoiled_surface(tmp_path):
 
 @pytest.mark.faults('a small file is spoiled', 2*(many//10))
 def test_spoiled_lessons(tmp_path, monkeypatch):
-    "A reader's notebook is kept as it is, beside the new one; what was noted of it is asked to be deleted"
+    "A reader's notebook, and what was noted of it"
     why = Path('nbs/00_why.ipynb')
     monkeypatch.setattr(lessons, 'course_files', lambda home: [why])
     lessons.bring(tmp_path/'mine')
@@ -280,17 +280,7 @@ def test_wrong_contents(drawn, stopped, tmp_path, change):
     assert {o.name:o.read_bytes() for o in tmp_path.ls()}==before
 
 # --- no files, and JSON that is none ----------------------------------------------------------------------------
-def pipe(f): os.mkfifo(f)
-def listening(f):
-    s = socket.socket(socket.AF_UNIX)
-    here = os.getcwd()
-    os.chdir(f.parent)   # its name may have only some hundred letters
-    try: s.bind(f.name)
-    finally: os.chdir(here)
-    s.close()
-def circle(f): f.symlink_to(f.name)
-def device(f): f.symlink_to('/dev/zero')
-kinds = dict(pipe=pipe, socket=listening, circle=circle, device=device, folder=Path.mkdir)
+kinds = dict(pipe=pipe, socket=a_socket, circle=loop, device=device, folder=Path.mkdir)
 
 @pytest.mark.faults('a pipe or a device in place of a file')
 @pytest.mark.skipif(os.name=='nt', reason='has other kinds')
@@ -304,7 +294,7 @@ def test_what_is_no_file(tmp_path, make, read):
 
 @pytest.mark.faults('a pipe or a device in place of a file')
 @pytest.mark.skipif(os.name=='nt', reason='has other kinds')
-@pytest.mark.parametrize('make', [pipe,listening,device], ids=['pipe','socket','device'])
+@pytest.mark.parametrize('make', [pipe,a_socket,device], ids=['pipe','socket','device'])
 def test_nothing_takes_the_place_of_what_is_no_file(tmp_path, make):
     make(file:=tmp_path/'a.json')
     with pytest.raises(OSError, match='a.json'): save_json(file, {})

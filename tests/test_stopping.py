@@ -1,14 +1,13 @@
 "What asks a run to stop, and who else may not disturb it: signals, readers that go away, a second process, time"
-import os, signal, subprocess, sys, threading
+import os, signal, subprocess, sys
 import pytest, torch
 from types import SimpleNamespace
 from fastai.vision.all import *
 from resnet_course.kit import checkpoint, runs
-from resnet_course.kit.files import load_json, save_json, sweep, write_whole
 from resnet_course.kit.runs import measured_fit
-from resnet_course.kit.stopping import Stopped, Stops
+from resnet_course.kit.stopping import Stopped
 from conftest import CtrlC, one_line, tiny_learner
-from test_runs import ckpt, epochs, file, outcome, run, whole
+from test_runs import ckpt, file, outcome, run, whole
 
 def weights(whole): return {k:v for k,v in whole.items() if k!='rec'}
 

@@ -1,6 +1,5 @@
 "What teachers get: misconceptions and goals as the course itself says them, slides, and a table of who has passed what"
 import csv, json, os, re, sys
-from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 from resnet_course import check, teach
@@ -8,7 +7,7 @@ from resnet_course.cli import app
 from resnet_course.kit.files import CourseError
 from answers import wrongs
 import answers_later   # adds to them
-from conftest import one_line, saved_and_made
+from conftest import saved_and_made
 
 @pytest.mark.parametrize('name', check.exercises)
 def test_misconceptions(name):

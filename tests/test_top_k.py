@@ -25,13 +25,19 @@ def test_as_scikit_learn(k):
 def test_what_is_no_number_is_never_right(k, dtype):
     inp,targ = scores()
     inp = inp.to(dtype)
-    right = top_k_accuracy(inp, targ, k)*60
-    assert top_k_accuracy(inp*np.nan, targ, k)==0
+    def right(inp, targ, k): return round(top_k_accuracy(inp, targ, k).item()*len(targ))
+    assert right(inp*np.nan, targ, k)==0
+    rest,others = inp[20:].clone(),targ[20:]
     inp[:20] = np.nan
-    assert top_k_accuracy(inp, targ, k)<=min(40, right)/60
-    inp[20:,3] = np.nan   # in one class: right where another class is, if there are guesses enough for both
-    share = top_k_accuracy(inp, targ, k)
-    assert share==(0 if k==1 else share) and (k<7 or share*60==(targ[20:]!=3).sum())
+    assert right(inp, targ, k)==right(rest, others, k)
+    inp[20:,3] = np.nan   # in one class: it takes one guess from each row, and is never right
+    rest[:,3] = -np.inf
+    assert right(inp, targ, k)==(0 if k==1 else right(rest, others, k-1) if k<8 else (others!=3).sum())
+
+def test_equal_scores():
+    ties = torch.tensor([[1.,1.,1.,0.]])
+    assert [top_k_accuracy(ties, torch.tensor([t]), 1).item() for t in range(4)]==[1,1,1,0]
+    assert [top_k_accuracy(ties, torch.tensor([3]), k).item() for k in (3,4)]==[0,1]
 
 def test_infinite_scores():
     inp = torch.tensor([[np.inf,0.,-np.inf]])

@@ -37,5 +37,6 @@ def plain_gradients(
 ) -> list: # for each input its gradient, or None where it wants none
     "PyTorch's own gradients, which have gradients themselves"
     wanted = [o for o in inputs if o.requires_grad]
+    if not wanted: return [None]*len(inputs)
     with torch.enable_grad(): grads = iter(torch.autograd.grad(f(), wanted, g, create_graph=True))
     return [next(grads) if o.requires_grad else None for o in inputs]

@@ -22,7 +22,7 @@ def _random_states(dls:DataLoaders) -> dict:
     kind,keys,*rest = np.random.get_state()
     s = dict(python=random.getstate(), numpy=(kind,keys.tolist(),*rest), torch=torch.get_rng_state(),
              loaders=[dl.rng.getstate() for dl in dls.loaders])
-    if torch.cuda.is_available(): s['cuda'] = torch.cuda.get_rng_state_all()
+    if torch.cuda.is_available(): s['cuda'] = torch.cuda.get_rng_state()   # of the GPU that this process computes on
     if torch.backends.mps.is_available(): s['mps'] = torch.mps.get_rng_state()
     return s
 
@@ -31,7 +31,7 @@ def _set_random_states(dls:DataLoaders, s:dict):
     np.random.set_state(s['numpy'])
     torch.set_rng_state(s['torch'])
     for dl,o in zip(dls.loaders, s['loaders']): dl.rng.setstate(o)
-    if 'cuda' in s and torch.cuda.is_available(): torch.cuda.set_rng_state_all(s['cuda'][:torch.cuda.device_count()])
+    if 'cuda' in s and torch.cuda.is_available(): torch.cuda.set_rng_state(s['cuda'])
     if 'mps' in s and torch.backends.mps.is_available(): torch.mps.set_rng_state(s['mps'])
 
 @contextmanager
@@ -102,7 +102,7 @@ def _load_state(file) -> tuple: # the state, None where there is no checkpoint; 
     return None,False
 
 # %% ../../nbs/kit/checkpoint.ipynb #142f8f93
-def _scaler(learn): return getattr(learn, 'scaler', None)   # fastai's, of fp16, while it trains
+def _scaler(learn): return vars(learn).get('scaler')   # fastai's, of fp16, while it trains
 
 _recorder = ('lrs','iters','losses','values')
 
@@ -119,9 +119,9 @@ def _gather(ckpt, epoch, iter, rng) -> dict:
     "The state of a run that goes on with batch `iter` of `epoch` and the random states `rng`"
     learn,record,scaler = ckpt.learn,ckpt.run_record,_scaler(ckpt.learn)
     r,(hits,seen) = learn.recorder,total(int(record.hits), record.seen)
-    return dict(about=ckpt.about, epoch=epoch, iter=iter, rng=rng, epoch_rng=ckpt.epoch_rng,
+    return dict(about=ckpt.about, epoch=epoch, iter=iter, train_iter=learn.train_iter, rng=rng, epoch_rng=ckpt.epoch_rng,
         model=learn.model.state_dict(), opt=learn.opt.state_dict(), scaler=scaler.state_dict() if scaler else {},
-        recorder=dict({k:getattr(r,k) for k in _recorder}, smooth=(r.smooth_loss.count, r.smooth_loss.val)),
+        recorder=dict({k:getattr(r,k) for k in _recorder}, smooth=(r.smooth_loss.count, r.smooth_loss.val), cut=iter>0 and r.cancel_train),
         history=record.history, spent=time.perf_counter()-record.start, hits=int(hits), seen=int(seen),
         parts=record.parts, grads=_gradients(learn.model),
         trackers=[{k:v for k,v in vars(o).items() if k in ('best','wait')} for o in _trackers(learn)], counts=[o.count for o in _counting(learn)])
@@ -155,11 +155,11 @@ def _numpy_state(o): return len(o)==5 and o[0]=='MT19937' and len(o[1])==624 and
 def _of_this_run(ckpt) -> dict:
     "The kind of its state"
     learn = ckpt.learn
-    return dict(epoch=whole(0, ckpt.n_epoch), iter=whole(0, len(learn.dls.train)), hits=whole(), seen=whole(), spent=number,
+    return dict(epoch=whole(0, ckpt.n_epoch), iter=whole(0, len(learn.dls.train)), train_iter=whole(), hits=whole(), seen=whole(), spent=number,
         rng=dict(numpy=_numpy_state), epoch_rng=dict(numpy=_numpy_state), opt=dict, scaler=dict, counts=[whole()],
         model={k:_like(o) if isinstance(o, Tensor) else object for k,o in learn.model.state_dict().items()},
         grads=[maybe(_like(*learn.model.parameters()))], trackers=maybe([dict(best=maybe((int,float)), wait=maybe(whole()))]),
-        recorder=dict(lrs=[(int,float)], iters=[whole()], losses=[(Tensor,float)], values=[list], smooth=[(int,float,Tensor)]),
+        recorder=dict(lrs=[(int,float)], iters=[whole()], losses=[(Tensor,float)], values=[list], smooth=[(int,float,Tensor)], cut=bool),
         history=[epoch_row], parts=lambda o: o and not misfit(o, [made_on]))
 
 _averages = ('grad_avg','sqr_avg','exp_avg','exp_avg_sq','momentum_buffer')
@@ -194,13 +194,13 @@ def _skip_to(ckpt, s:dict):
     "Load the batches of the epoch that were trained already, and go on after them"
     learn,record,done = ckpt.learn,ckpt.run_record,s['iter']
     _set_random_states(learn.dls, s['epoch_rng'])
-    ckpt.epoch_rng,ckpt.done = s['epoch_rng'],done
+    ckpt.epoch_rng,learn.train_iter,ckpt.epoch_start = s['epoch_rng'],s['train_iter'],s['train_iter']-done
     if not done: return
     # step by step, so that it rounds as fastai's own sum does
     for _ in range(done): learn.pct_train += 1./(len(learn.dl)*learn.n_epoch)
     record.start = record.start-s['spent']
     if not rank(): record.hits,record.seen = s['hits'],s['seen']   # they are those of all processes
-    learn.train_iter = learn.epoch*len(learn.dl) + done
+    ckpt.goes_on.done,learn.recorder.cancel_train = done,s['recorder']['cut']   # did a callback end the epoch's training?
     learn.dl = _Rest(learn.dl, done, lambda: _set_random_states(learn.dls, s['rng']))
 
 # %% ../../nbs/kit/checkpoint.ipynb #016e6ee5
@@ -232,6 +232,14 @@ def _write(state, f):
     try: torch.save(state, f)
     except RuntimeError as e: raise (e.__context__ if isinstance(e.__context__, OSError) else e)   # a full disk
 
+class _GoesOn(Callback):
+    "Puts the state of a checkpoint back, and counts an epoch's batches, `learn.iter`, from its beginning"
+    order,run_valid,done = -9,False,0   # before anybody looks
+    def __init__(self, ckpt): self.ckpt = ckpt
+    def before_train(self): self.ckpt.go_on()
+    def before_batch(self): self.learn.iter += self.done
+    def after_train(self): self.done = 0
+
 # long: the events of one callback, in the order in which they come
 class Checkpoint(Callback):
     "Saves a run after each epoch, every few minutes, and when it is asked to stop; goes on from what it saved"
@@ -246,10 +254,12 @@ class Checkpoint(Callback):
         minutes:float=5, # from one checkpoint to the next, within an epoch
     ):
         store_attr(but='record')
-        self.run_record,self.state,self.begun,self.failing = record,None,False,False
+        self.run_record,self.state,self.begun,self.failing,self.goes_on = record,None,False,False,_GoesOn(self)
     @property
     def about(self):
-        return dict(self.run_record.about, epochs=self.n_epoch, precision=self.learn.precision, format=5)
+        return dict(self.run_record.about, epochs=self.n_epoch, precision=self.learn.precision, format=6)
+    @property
+    def done(self): return self.learn.train_iter-self.epoch_start   # batches of this epoch
     def before_fit(self):
         self.printer,self.saved = self.learn.logger,time.monotonic()
         _one_fit(self)
@@ -257,27 +267,30 @@ class Checkpoint(Callback):
         self.state = from_first(partial(_make_way, self))
         for o in _trackers(self.learn): o.run = not self.state   # they have seen the finished epochs
     def before_epoch(self):
-        if self.state and self.epoch < self.state['epoch']:
+        self.run_record.skipped = bool(self.state) and self.epoch<self.state['epoch']
+        if self.run_record.skipped:
             self.learn.logger = noop   # the finished epochs were printed when they ran
             raise CancelEpochException
-        self.learn.logger,self.done = self.printer,0
+        self.learn.logger = self.printer
         self.epoch_rng = _random_states(self.dls)
-    def before_train(self):
+    def go_on(self):
+        "When an epoch's training begins"
+        self.epoch_start = self.learn.train_iter
         if not self.state: return
         s,self.state = self.state,None
         _put_back(self, s)
         _skip_to(self, s)
     def after_batch(self):
-        if self.training: self.done += 1
         late = time.monotonic()-self.saved>60*self.minutes
         by,save,late = most(self.stops.by or 0, self.stops.save, late)   # whichever process was asked
         if by: self.stops.by = int(by)   # else one may have come since
         if by or save or late:
-            self.save(self.epoch, self.done, _random_states(self.dls) if self.training else self.trained_rng)
+            if self.training: self.save(self.epoch, self.done, _random_states(self.dls))
+            else: self.save(self.epoch, len(self.dls.train), self.trained_rng)   # a callback may have left some out
         if by: self.stops.obey()
     def after_train(self): self.trained_rng = _random_states(self.dls)
     def after_epoch(self):
-        if not len(self.learn.final_record):
+        if self.run_record.skipped:
             if self.epoch+1==self.n_epoch: _put_back(self, self.state)   # the run is finished
             return
         self.epoch_rng = _random_states(self.dls)

@@ -39,6 +39,45 @@ def _plain(o):
     if isinstance(o, dict): return all(map(_plain, chain(o, o.values())))
     return isinstance(o, (int,float,str,np.number,Tensor)) or isinstance(o, np.ndarray) and o.dtype.kind in 'fiub'
 
+def _lasting(o):
+    "Is it a function or class of the user's, a loss, or made of these: what training calls and does not change?"
+    if isinstance(o, (list,tuple)): return all(v is None or _plain(v) or _lasting(v) for v in o)
+    if isinstance(o, dict): return _lasting([*o.values()])
+    if isinstance(o, partial):
+        given = *o.args,*o.keywords.values()
+        return _lasting(given) and not any(isinstance(v, (list,dict)) for v in given)   # which somebody may fill
+    if isinstance(o, nn.Module):
+        tensors = [*o.parameters()] if isinstance(o, nn.modules.loss._Loss) else [*o.parameters(), *o.buffers()]
+        return not tensors and not _set_by(type(o))
+    return isinstance(o, BaseLoss) or isinstance(o, (type,types.FunctionType)) and bool(_own(o) or _cells(o))
+
+def _methods(kind):
+    "The functions in a class, those of its properties and class methods, too, in the order of their names"
+    found = (getattr(v, '__func__', getattr(v, 'fget', v)) for _,v in sorted(vars(kind).items()))
+    return [f for f in found if isinstance(f, types.FunctionType)]
+
+def _steps(*functions): return [i for f in functions for c in _codes(f.__code__) for i in dis.get_instructions(c)]
+
+def _sets(f):
+    "The attributes that the function `f` sets, and of each whether it is one of its first argument"
+    steps = _steps(f)
+    for k,i in enumerate(steps):
+        if i.opname not in ('STORE_ATTR','DELETE_ATTR'): continue
+        if steps[k-1].opname=='SWAP':   # of `+=`: it was read from the same place, which was loaded and copied before
+            k = max((j for j in range(k-1) if (steps[j].opname,steps[j+1].argval)==('COPY',i.argval)), default=0)
+        yield i.argval,steps[k-1].argrepr.split(', ')[-1] in f.__code__.co_varnames[:1]
+
+def _set_by(kind):
+    "The attributes of a class of the user's, or of what it makes, that its methods set once that is made"
+    return {name for o in kind.__mro__ if _own(o) for f in _methods(o) for name,own in _sets(f) if not (own and f.__name__=='__init__')}
+
+def _cells(f):
+    "What a function took from where it was made"
+    res = []
+    for o in getattr(f, '__closure__', None) or ():
+        with suppress(ValueError): res.append(o.cell_contents)   # raised by a name that has no value yet
+    return res
+
 def _fills(steps):
     "Do these instructions change what is in a list, a dict or a tensor, such as one that losses are kept in?"
     ways = 'append appendleft extend insert update setdefault pop popitem clear add remove sort reverse'.split()
@@ -49,17 +88,17 @@ def _code(f, deep):
     "What the function `f` of the user's does: code, defaults, and the values that it finds outside, but for those that it changes"
     down,codes = partial(told, deep=deep-1),_codes(f.__code__)
     consts = [down(k) for c in codes for k in c.co_consts if not isinstance(k, types.CodeType) and k!=f.__doc__]
-    steps = [i for c in codes for i in dis.get_instructions(c)]   # `co_names` has attributes, too
+    steps = _steps(f)   # `co_names` has attributes, too
     read,kept = ({i.argval for i in steps if i.opname in names} for names in (('LOAD_GLOBAL','LOAD_NAME'), ('STORE_GLOBAL',)))
     used = {n:f.__globals__[n] for n in read if n in f.__globals__}
-    filled = _fills(steps)
-    def stays(n, o): return _plain(o) and n not in kept and not (filled and isinstance(o, _containers))
-    used = {n:o for n,o in sorted(used.items()) if stays(n, o) or isinstance(o, types.FunctionType) and _own(o)}
-    def cell(o):
-        try: return down(o.cell_contents)
-        except ValueError: return ''   # of a name that has no value yet
+    around = [f, *(o for o in used.values() if isinstance(o, types.FunctionType) and _own(o))]
+    filled = _fills(_steps(*around))
+    sets = any(i.opname=='STORE_ATTR' or i.argval=='setattr' for i in _steps(*around))
+    def changes(o): return filled and isinstance(o, _containers) or sets and isinstance(o, (type,nn.Module))
+    def stays(n, o): return (_plain(o) or _lasting(o)) and n not in kept and not changes(o)
+    used = {n:o for n,o in sorted(used.items()) if stays(n, o)}
     return _digest(str([[c.co_code.hex(), c.co_names] for c in codes]) + str(consts) + down(used) +
-        down([f.__defaults__, f.__kwdefaults__]) + str([cell(o) for o in f.__closure__ or ()]))
+        down([f.__defaults__, f.__kwdefaults__]) + str([*map(down, _cells(f))]))
 
 # %% ../../nbs/kit/identity.ipynb #564de76a
 def _named(o, deep):
@@ -67,11 +106,13 @@ def _named(o, deep):
     res = f'{o.__module__}.{o.__qualname__}'
     owner = getattr(o, '__self__', None)
     if owner is not None and not isinstance(owner, (type,types.ModuleType)): res += f' of {told(owner, deep-1)}'
-    if deep<=0 or not _own(o): return res
+    if deep<=0: return res
+    if not _own(o): return res + ''.join(' '+told(v, deep-1) for v in _cells(o))
     if isinstance(o, type):
-        parts = {k:getattr(v, '__func__', getattr(v, 'fget', v)) for k,v in sorted(vars(o).items())}
-        bodies = [_code(v, deep-1) for v in parts.values() if isinstance(v, types.FunctionType)]
-        return f"{res} {_digest(str(bodies))}{''.join(' '+told(b, deep-1) for b in o.__bases__ if _own(b))}"
+        changing = _set_by(o)
+        kept = {k:v for k,v in sorted(vars(o).items()) if k[:2]!='__' and k not in changing and _plain(v) and not isinstance(v, _containers)}
+        says = str([_code(f, deep-1) for f in _methods(o)]) + (told(kept, deep-1) if kept else '')
+        return f"{res} {_digest(says)}{''.join(' '+told(b, deep-1) for b in o.__bases__ if _own(b))}"
     return f'{res} {_code(o, deep)}' if hasattr(o, '__code__') else res
 
 # %% ../../nbs/kit/identity.ipynb #65bd55ab
@@ -114,7 +155,7 @@ def try_out(
 ) -> Tensor: # what it says to that
     "One pass that leaves `net` as it is, but for lazy layers: these have their sizes then"
     modes = {m:m.training for m in net.modules()}
-    at = first(p for p in net.parameters() if not nn.parameter.is_lazy(p))
+    at = first(net.parameters())
     try: res = net.eval()(x if at is None else x.to(at.device))
     finally:
         for m,training in modes.items(): m.training = training
@@ -145,35 +186,54 @@ def net_start(net, *xb) -> dict:
         while not isinstance(out, Tensor): out = first(out.values() if isinstance(out, dict) else out)
         return [round_to(o) for o in out.float().flatten()[:8].tolist()]
     def round_to(o): return float(f'{o:.4g}') if math.isfinite(o) else str(o)   # JSON has no NaN
-    weights = [o.double() for o in net.state_dict().values() if isinstance(o, Tensor) and o.is_floating_point()]
+    weights = [o.cpu().double() for o in net.state_dict().values() if isinstance(o, Tensor) and o.is_floating_point()]
     sums = [float(sum(o.sum() for o in weights)), float(sum(o.abs().sum() for o in weights))]
     xs = [noise(x) if x.is_floating_point() else x[:1] for x in map(TensorBase.as_subclass, xb, [Tensor]*len(xb))]
     return dict(first_answer=_looked_at(says, net, *xs), first_weights=[float(f'{o:.8g}') for o in sums])
 
 # %% ../../nbs/kit/identity.ipynb #a689a0d7
 _teaching = ('fastai.callback.mixup','fastai.callback.training','fastai.callback.rnn','resnet_course.ingredients')
+_schedules = 'fastai.callback.schedule'
 _known = ('fastai','resnet_course')   # whose other callbacks only look on
-_changing = 'learn opt set_hyper set_hypers freeze unfreeze freeze_to load_state_dict setattr ' \
+_changing = 'learn opt set_hyper set_hypers eval train requires_grad freeze unfreeze freeze_to load_state_dict setattr ' \
             'CancelStepException CancelBatchException CancelBackwardException CancelTrainException CancelEpochException'
 
 def _inline(cb):   # of Callback(event=function)
     return {k:v.__func__ for k,v in vars(cb).items() if isinstance(v, types.MethodType)}
 
+def _start(steps, end):
+    "Where the value begins that lies on top of the stack before `end`"
+    n = 0
+    for k in range(end-1, -1, -1):
+        n += dis.stack_effect(steps[k].opcode, steps[k].arg, jump=False)
+        if n>0: return k
+    return 0
+
+def _reaches(f):
+    "Does the function `f` of a callback set what is not the callback's own, or something in the batch, the net or the loaders?"
+    if not all(own for _,own in _sets(f)): return True
+    steps = _steps(f)
+    for k,i in enumerate(steps):
+        if i.opname not in ('STORE_SUBSCR','STORE_SLICE'): continue
+        for _ in range(1+(i.opname=='STORE_SLICE')): k = _start(steps, k)   # past what is in brackets
+        if {'xb','yb','x','y','model','dls','data'} & {o.argval for o in steps[_start(steps, k):k] if isinstance(o.argval, str)}: return True
+
 def _changes(cb):
     "Can a callback change what is learned? One of the user's can, if its code names what can be changed"
     kind = type(cb)
-    if kind.__module__ in _teaching or kind.__name__ in ('ReduceLROnPlateau','SaveModelCallback'): return True
+    if kind.__module__ in (*_teaching, _schedules) or kind.__name__ in ('ReduceLROnPlateau','SaveModelCallback'): return True
     classes = [o for o in kind.__mro__ if o.__module__.partition('.')[0] not in (*_known,'fastcore','builtins')]
     found = [v for o in (*map(vars, classes), _inline(cb)) for v in o.values() if isinstance(v, types.FunctionType)]
     names = {n for f in found for c in _codes(f.__code__) for n in c.co_names}
-    return any(n in _changing.split() or n[-1]=='_'!=n[0] for n in names)
+    hidden = any(not isinstance(v, types.FunctionType) for v in _inline(cb).values())   # such as a partial, fastai's own
+    return hidden or any(n in _changing.split() or n[-1]=='_'!=n[0] for n in names) or any(map(_reaches, found))
 
 def _told_callback(cb):
     "Of the user's and the trackers, which keep books, only what they were made with"
     made_with = inspect.signature(type(cb).__init__).parameters
     if type(cb).__module__ in _teaching: return told(cb)
     kept = {k:v for k,v in vars(cb).items() if k.lstrip('_') in made_with}
-    return f'{told(type(cb))}({told(kept|_inline(cb))})'
+    return f"{told(type(cb))}({', '.join(f'{k}={told(v)}' for k,v in (kept|_inline(cb)).items())})"
 
 # %% ../../nbs/kit/identity.ipynb #bec93b86
 def _labels(dls, yb):
@@ -181,9 +241,9 @@ def _labels(dls, yb):
     said = [[round(float(v), 3) for v in o.flatten()] for o in yb if isinstance(o, Tensor) and o.ndim<3]
     return _digest(f"{list(map(str, getattr(dls, 'vocab', None) or ()))} {said}")
 
-def run_setup(learn, fit, xb, *yb) -> dict:
+def run_setup(learn, fit, xb, *yb, cbs=()) -> dict:
     "What decides what is learned, beside what the record says anyway. Of the pixels of a first batch some means"
-    cbs = [_told_callback(o) for o in learn.cbs if _changes(o)]
+    cbs = [_told_callback(o) for o in (*learn.cbs, *cbs) if _changes(o)]
     tfms = [_no_address(told(type(f), 1)) for k in ('after_item','after_batch')
             for f in getattr(getattr(learn.dls.train, k, None), 'fs', ())]
     x = xb[:2].float().cpu().as_subclass(Tensor)
@@ -191,14 +251,16 @@ def run_setup(learn, fit, xb, *yb) -> dict:
     return dict(net=net_digest(learn.model), batch_size=learn.dls.bs, batches=len(learn.dls.train), item=[*x.shape[1:]],
         optimiser=told(learn.opt_func), loss=told(learn.loss_func), weight_decay=learn.wd, moms=list(learn.moms),
         wd_bn_bias=learn.wd_bn_bias, callbacks=cbs, schedule=told(fit), first_batch=[round(o, 3) for o in means],
-        transforms=tfms, labels=_labels(learn.dls, yb) if yb else None)
+        transforms=tfms, labels=_labels(learn.dls, yb) if yb else None, device=xb.device.type)
 
 # %% ../../nbs/kit/identity.ipynb #32c64d50
 def alike(about:dict) -> dict:
     "What must be equal in two parts of one run: the command may differ in words, the photos in where they lie"
     about = json.loads(json.dumps(about))   # as a file has it
-    return {k:o.get('fingerprint') if k=='data' else o for k,o in about.items() if k not in ('command','setup')} \
-           | (about.get('setup') or {})
+    setup = about.get('setup') or {}
+    if isinstance(tfms:=setup.get('transforms'), list):   # on some devices a loader does these itself
+        setup['transforms'] = [o for o in tfms if not str(o).endswith(('Normalize','_Normalized','IntToFloatTensor'))]
+    return {k:o.get('fingerprint') if k=='data' else o for k,o in about.items() if k not in ('command','setup')} | setup
 
 _follows = ('first_answer','first_weights')   # named only where nothing else is different
 _about_as = dict(first_batch=lambda b: .02, first_answer=lambda b: .02*np.abs(b).max(),
@@ -217,6 +279,8 @@ def check_same(file, theirs, ours):
     "Raises `CourseError` unless both dicts, of which the first is from `file`, are about one run"
     new = {k for k in ('transforms','labels',*_follows) if (theirs.get('setup') or {}).get(k) is None}
     theirs,ours = alike(theirs),alike(ours)   # an earlier version's setup says less
+    new.add('device')
+    if theirs.get('device') not in (None, ours.get('device')): new.add('first_batch')   # where it is drawn, it differs
     diff = [k for k in ours if k not in new and not _same(k, theirs.get(k), ours[k])]
     if diff:=[k for k in diff if k not in _follows] or diff:
         raise CourseError(f"{file} belongs to another run (different {', '.join(diff).replace('_',' ')}): "

@@ -18,6 +18,7 @@ from fastai.callback.channelslast import ChannelsLast
 from .files import CourseError, load_json, save_json, sweep
 from .records import load_record, misfit, of_a_run, plain_name
 from .costs import copied
+from .gpu import AutocastCall
 from .photos import data_card
 from .identity import checked_about, check_run, check_same, in_json, net_macs, net_start, run_setup
 from .stopping import Stops
@@ -77,9 +78,9 @@ class RunRecord(Callback):
         file:Path, # where the record goes
         more:bool, # is there more to do after the last epoch? Then the record is not complete with it
         **about # what else it says: name, command, model, recipe, data, size, seed ...
-    ): self.file,self.more,self.about,self.history,self.failed,self.unwritten = Path(file),more,about,[],None,False
+    ): self.file,self.more,self.about,self.history,self.failed,self.unwritten,self.skipped = Path(file),more,about,[],None,False,False
     def before_fit(self):
-        self.made,self.epochs,self.precision,self.last = circumstances(self.dls),self.n_epoch,self.learn.precision,None
+        self.made,self.epochs,self.precision = circumstances(self.dls),self.n_epoch,self.learn.precision
         self.parts = [dict(self.made, epoch=0, batch=0)]
     def goes_on(self, parts, epoch, batch):
         "Of a run whose `parts` were made before"
@@ -92,18 +93,17 @@ class RunRecord(Callback):
         if not self.training: return
         self.hits = self.hits + (self.pred.detach().argmax(1)==self.yb[0]).sum()   # no `item()`: it makes a GPU wait
         self.seen += len(self.pred)
-    def after_loss(self):
-        if not self.training: return
-        self.check_loss()   # of the batch before: a GPU has it by now
-        self.last = self.loss.detach(),dict(epoch=self.epoch, batch=self.iter, lr=float(self.opt.hypers[-1]['lr']))
-    def after_train(self): self.check_loss()
-    def check_loss(self):
-        if self.last and not self.last[0].isfinite().all(): self.diverged(**self.last[1])
+    def after_batch(self):
+        if not self.training or math.isfinite(self.recorder.smooth_loss.val): return   # fastai has fetched it from a GPU by now
+        self.diverged(epoch=self.epoch, batch=self.iter, lr=float(self.opt.hypers[-1]['lr']))
+    after_train = after_batch   # a callback may have ended the epoch there
     def after_epoch(self):
-        if not len(self.learn.final_record): return   # an epoch that a resumed run skips
-        row = {k:in_json(float(v) if isinstance(v, int) else v) for k,v in zip(self.recorder.metric_names[1:], self.learn.final_record)}
+        if self.skipped: return   # a resumed run has it already
+        cut = self.recorder.cancel_train   # by a callback: then fastai leaves the names of training in, and its values out
+        names = [o for o in self.recorder.metric_names[1:] if not (cut and o.startswith('train_'))]
+        row = {k:in_json(float(v) if isinstance(v, int) else v) for k,v in zip(names, self.learn.final_record)}
         hits,seen = total(int(self.hits), self.seen)
-        row['train_accuracy'] = hits/seen
+        if seen: row['train_accuracy'] = hits/seen
         self.history.append(dict(epoch=self.epoch, **row, seconds=round(time.perf_counter()-self.start, 2)))
         if None in (row.get('train_loss', 0), row.get('valid_loss', 0)): self.diverged(epoch=self.epoch)
         self.write()
@@ -146,7 +146,7 @@ def fit_seconds(
 ) -> float: # seconds
     "About how long `learn` would take on this device, from three steps of a copy; an image costs a third in validation"
     timer = _FirstSteps()
-    in_the_step = [copy(o) for o in learn.cbs if isinstance(o, (MixedPrecision,ChannelsLast))]
+    in_the_step = [copy(o) for o in learn.cbs if isinstance(o, (MixedPrecision,ChannelsLast,AutocastCall))]
     twin = Learner(learn.dls, copied(learn.model), deepcopy(learn.loss_func), learn.opt_func, cbs=in_the_step)
     try:
         with only_looking(learn.dls), twin.no_bar(), twin.no_logging(): twin.fit(1, cbs=timer)
@@ -182,17 +182,18 @@ def _there(file:Path, about:dict) -> dict: # empty, if there is none
         check_same(file, rec, about if 'setup' in rec else {k:o for k,o in about.items() if k!='setup'})
     return rec
 
-def _seen(learn, fit, size, file, resume) -> dict:
+def _seen(learn, fit, size, file, resume, cbs=()) -> dict:
     "What looking at a learner says: its parameters, multiply-adds and setup. Its weights may be those of a stopped run"
     batch = first_batch(learn.dls)
     with only_looking(learn.dls):
         set_seed(0)
         n = getattr(learn.dls, 'n_inp', 1)   # to find out, fastai may make a batch
         xb,yb = batch[:n],batch[n:]
-        if not resume or vars(learn).get('run_start', ('',))[0]!=file: learn.run_start = file,net_start(learn.model, *xb)
+        setup = run_setup(learn, fit, xb[0], *yb, cbs=cbs)
+        if not resume or vars(learn).get('run_start', ('',))[0]!=file:   # a stopped one has other weights, and maybe larger images
+            learn.run_start = file,net_start(learn.model, *xb)|{k:setup[k] for k in ('item','first_batch')}
         macs = net_macs(learn.model, xb[0], size, *xb[1:])
-        return dict(params=total_params(learn.model)[0], macs=macs,
-                    setup=run_setup(learn, fit, xb[0], *yb)|learn.run_start[1])
+        return dict(params=total_params(learn.model)[0], macs=macs, setup=setup|learn.run_start[1])
 
 few_steps = 100   # of the optimiser: of fewer a net learns little
 
@@ -250,14 +251,16 @@ def _alone(file):
 # %% ../../nbs/kit/runs.ipynb #d22afe43
 def _measured(learn, epochs, lr, file, resume, fit, after, makes, cbs, minutes, about, stops):
     "The run of `measured_fit`, once it is alone"
+    cbs = [o() if isinstance(o, type) else o for o in L(cbs)]   # as fastai does
     about = dict(name=file.name.removesuffix('.json'), **about, data=data_card(learn.dls),
-                 **_seen(learn, fit, about.get('size'), file, resume))
+                 **_seen(learn, fit, about.get('size'), file, resume, cbs))
     there = from_first(lambda: _there(file, dict(about, epochs=epochs, precision=learn.precision)) if resume else {})
     if there.get('complete') and from_first(lambda: all(o.exists() for o in makes)): return there
     if (done:=len(there.get('history', ())))<epochs: _announce(learn, epochs, done, about)
     record = RunRecord(file, after is not None, **about)
     stops.patient = True
-    fit(learn, epochs, lr, cbs=[*cbs, record, Checkpoint(beside(file, '.pt'), resume, record, stops, epochs, makes, minutes)])
+    ckpt = Checkpoint(beside(file, '.pt'), resume, record, stops, epochs, makes, minutes)
+    fit(learn, epochs, lr, cbs=[*cbs, record, ckpt.goes_on, ckpt])
     stops.patient = False
     stops.obey()   # it came after the last batch
     if rank(): return record.record()   # the first process does what is left

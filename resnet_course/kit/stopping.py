@@ -6,8 +6,9 @@
 __all__ = ['Stopped', 'Stops']
 
 # %% ../../nbs/kit/stopping.ipynb #2fdd5e80
-import signal, sys, threading
+import multiprocessing, signal, sys, threading
 from contextlib import ExitStack, redirect_stderr, redirect_stdout
+from multiprocessing import forkserver
 
 # %% ../../nbs/kit/stopping.ipynb #93aa3ddc
 class Stopped(KeyboardInterrupt):
@@ -35,6 +36,13 @@ class _Careful:
 _asking = [getattr(signal, o) for o in ('SIGINT','SIGTERM','SIGHUP') if hasattr(signal, o)]   # Windows has no SIGHUP
 _saving = [getattr(signal, o) for o in ('SIGUSR1',) if hasattr(signal, o)]
 
+def _shield_loaders():
+    "Processes that load photos live through the Ctrl-C that a terminal sends to all: a copy has our handler, one from a server its"
+    if (multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0])!='forkserver': return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try: forkserver.ensure_running()
+    finally: signal.signal(signal.SIGINT, before)
+
 class Stops:
     "As a context manager: `by` is the first signal that asked to stop, `save` whether one asked to save"
     def __init__(self,
@@ -44,9 +52,8 @@ class Stops:
         self.on_exit = ExitStack()
         for redirect,stream in ((redirect_stdout,sys.stdout), (redirect_stderr,sys.stderr)):
             if stream: self.on_exit.enter_context(redirect(_Careful(stream, self._unheard)))
-        # Only in the main thread may Python set a handler. DataLoader workers inherit it, and so live through the Ctrl-C
-        # that a terminal sends to all.
-        main = threading.current_thread() is threading.main_thread()
+        main = threading.current_thread() is threading.main_thread()   # only there may Python set a handler
+        if main: _shield_loaders()
         for o,handler in [*((o,self._asked) for o in _asking), *((o,self._save) for o in _saving)] if main else ():
             if signal.getsignal(o) not in (signal.SIG_IGN,None): self.on_exit.callback(signal.signal, o, signal.signal(o, handler))
         return self

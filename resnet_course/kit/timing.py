@@ -13,6 +13,7 @@ from fastai.vision.all import *
 from matplotlib.colors import to_rgba
 from .files import CourseError
 from .costs import same_buffers
+from .gpu import flags_kept
 
 # %% ../../nbs/kit/timing.ipynb #d29a8150
 def wait():
@@ -175,7 +176,7 @@ def training_step(
     learn.n_epoch,learn.n_iter,learn.epoch,learn.dl = 1,1,0,[(xb,yb)]
     for event in ('before_fit','before_epoch','before_train'): learn(event)
     def step():
-        learn.one_batch(0, (xb,yb))
+        with flags_kept(): learn.one_batch(0, (xb,yb))
         wait()
     return step
 

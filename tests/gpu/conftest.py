@@ -1,9 +1,10 @@
 """What `make gpu` shares. It wants a CUDA GPU, and where there is none it says so in one line and fails. What it measures goes
 to results/gpu/<card>/. With `--device cpu` it is rehearsed in small: nothing is measured, no result is written"""
-import os, re, shutil, tempfile
+import atexit, gc, os, re, shutil, tempfile
 
 users = dict(os.environ)   # for a command that runs as a user's
 home = tempfile.mkdtemp(prefix='resnet_course-gpu-')   # before fastai is imported: the drawn photos are cached there
+atexit.register(shutil.rmtree, home, ignore_errors=True)
 os.environ |= dict(FASTAI_HOME=home, MPLBACKEND='Agg', CUBLAS_WORKSPACE_CONFIG=':4096:8')   # products with the same bits each time
 for k in ('IN_TEST','RESNET_COURSE_DATA','LONG'): os.environ.pop(k, None)
 
@@ -21,8 +22,6 @@ def pytest_configure(config):
     if config.getoption('device')=='cpu': defaults.use_cuda = False
     elif not torch.cuda.is_available(): pytest.exit('no CUDA GPU here: nothing was tested and nothing measured', returncode=1)
 
-def pytest_sessionfinish(): shutil.rmtree(home, ignore_errors=True)
-
 def pytest_pycollect_makeitem(collector, name, obj):
     "Only what a test file defines is a test: fastai's star import brings others"
     if getattr(obj, '__module__', collector.module.__name__)!=collector.module.__name__: return []
@@ -35,8 +34,12 @@ def rehearsal(device): return device.type=='cpu'
 
 @pytest.fixture(autouse=True)
 def quiet_place(tmp_path, monkeypatch):
+    "Without progress bars; afterwards no learner keeps memory, which would be counted as that of the next"
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(defaults, 'callbacks', [o for o in defaults.callbacks if o is not ProgressCallback])
+    yield
+    gc.collect()
+    torch.cuda.empty_cache()
 
 @pytest.fixture(scope='session')
 def photos(tmp_path_factory, rehearsal):
@@ -46,9 +49,12 @@ def photos(tmp_path_factory, rehearsal):
 
 @pytest.fixture(scope='session')
 def results(rehearsal, tmp_path_factory):
-    "The folder of this card's results"
-    if rehearsal: return tmp_path_factory.mktemp('results')
-    return top/'results'/'gpu'/re.sub('[^a-z0-9]+', '-', torch.cuda.get_device_name().lower()).strip('-')
+    "A folder for this card's results, which go into results/ at the end: records made until then are of a clean commit"
+    made = tmp_path_factory.mktemp('results')
+    yield made
+    if rehearsal: return
+    card = re.sub('[^a-z0-9]+', '-', torch.cuda.get_device_name().lower()).strip('-')
+    shutil.copytree(made, top/'results'/'gpu'/card, dirs_exist_ok=True)
 
 @pytest.fixture(scope='session')
 def machine(rehearsal):
@@ -59,7 +65,7 @@ def machine(rehearsal):
 @pytest.fixture(scope='session')
 def keep(results, machine):
     "Writes rows of a name into the results, with what made them"
-    now = commit()   # before the first file is written
+    now = commit()
     def _keep(name, rows, **about):
         save_json(results/f'{name}.json', dict(name=f'gpu-{name}', command='make gpu', **about, rows=rows, hardware=machine,
                                                versions=versions(), commit=now))
