@@ -51,6 +51,14 @@ def _lasting(o):
         return not tensors and not _set_by(type(o))
     return isinstance(o, BaseLoss) or isinstance(o, (type,types.FunctionType)) and bool(_own(o) or _cells(o))
 
+def _cells(f):
+    "What a function took from where it was made"
+    res = []
+    for o in getattr(f, '__closure__', None) or ():
+        with suppress(ValueError): res.append(o.cell_contents)   # raised by a name that has no value yet
+    return res
+
+# %% ../../nbs/kit/identity.ipynb #1d92c69e
 def _methods(kind):
     "The functions in a class, those of its properties and class methods, too, in the order of their names"
     found = (getattr(v, '__func__', getattr(v, 'fget', v)) for _,v in sorted(vars(kind).items()))
@@ -71,13 +79,7 @@ def _set_by(kind):
     "The attributes of a class of the user's, or of what it makes, that its methods set once that is made"
     return {name for o in kind.__mro__ if _own(o) for f in _methods(o) for name,own in _sets(f) if not (own and f.__name__=='__init__')}
 
-def _cells(f):
-    "What a function took from where it was made"
-    res = []
-    for o in getattr(f, '__closure__', None) or ():
-        with suppress(ValueError): res.append(o.cell_contents)   # raised by a name that has no value yet
-    return res
-
+# %% ../../nbs/kit/identity.ipynb #1d92c69f
 def _fills(steps):
     "Do these instructions change what is in a list, a dict or a tensor, such as one that losses are kept in?"
     ways = 'append appendleft extend insert update setdefault pop popitem clear add remove sort reverse'.split()
@@ -137,7 +139,8 @@ def told(
     if getattr(o, '__qualname__', None): return _named(o, deep)
     if not hasattr(o, '__dict__') or deep<=0: return _no_address(repr(o))
     usual,filled = vars(nn.Module()),('_buffers','_parameters','_modules')
-    parts = {k:v for k,v in vars(o).items() if k not in ('learn','training') and
+    changing = ('learn','run') if isinstance(o, Callback) else ('training',)
+    parts = {k:v for k,v in vars(o).items() if k not in changing and
              (v if k in filled else k not in usual and (k[0]!='_' or _own(type(o))))}
     return f"{told(type(o), deep)}({down(parts)})"
 
