@@ -194,16 +194,7 @@ def net_start(net, *xb) -> dict:
     xs = [noise(x) if x.is_floating_point() else x[:1] for x in map(TensorBase.as_subclass, xb, [Tensor]*len(xb))]
     return dict(first_answer=_looked_at(says, net, *xs), first_weights=[float(f'{o:.8g}') for o in sums])
 
-# %% ../../nbs/kit/identity.ipynb #a689a0d7
-_teaching = ('fastai.callback.mixup','fastai.callback.training','fastai.callback.rnn','resnet_course.ingredients')
-_schedules = 'fastai.callback.schedule'
-_known = ('fastai','resnet_course')   # whose other callbacks only look on
-_changing = 'learn opt set_hyper set_hypers eval train requires_grad freeze unfreeze freeze_to load_state_dict setattr ' \
-            'CancelStepException CancelBatchException CancelBackwardException CancelTrainException CancelEpochException'
-
-def _inline(cb):   # of Callback(event=function)
-    return {k:v.__func__ for k,v in vars(cb).items() if isinstance(v, types.MethodType)}
-
+# %% ../../nbs/kit/identity.ipynb #a689a0d6
 def _start(steps, end):
     "Where the value begins that lies on top of the stack before `end`"
     n = 0
@@ -220,6 +211,16 @@ def _reaches(f):
         if i.opname not in ('STORE_SUBSCR','STORE_SLICE'): continue
         for _ in range(1+(i.opname=='STORE_SLICE')): k = _start(steps, k)   # past what is in brackets
         if {'xb','yb','x','y','model','dls','data'} & {o.argval for o in steps[_start(steps, k):k] if isinstance(o.argval, str)}: return True
+
+# %% ../../nbs/kit/identity.ipynb #a689a0d7
+_teaching = ('fastai.callback.mixup','fastai.callback.training','fastai.callback.rnn','resnet_course.ingredients')
+_schedules = 'fastai.callback.schedule'
+_known = ('fastai','resnet_course')   # whose other callbacks only look on
+_changing = 'learn opt set_hyper set_hypers eval train requires_grad freeze unfreeze freeze_to load_state_dict setattr ' \
+            'CancelStepException CancelBatchException CancelBackwardException CancelTrainException CancelEpochException'
+
+def _inline(cb):   # of Callback(event=function)
+    return {k:v.__func__ for k,v in vars(cb).items() if isinstance(v, types.MethodType)}
 
 def _changes(cb):
     "Can a callback change what is learned? One of the user's can, if its code names what can be changed"
