@@ -8,7 +8,6 @@ __all__ = ['Stopped', 'Stops']
 # %% ../../nbs/kit/stopping.ipynb #2fdd5e80
 import multiprocessing, signal, sys, threading
 from contextlib import ExitStack, redirect_stderr, redirect_stdout
-from multiprocessing import forkserver
 
 # %% ../../nbs/kit/stopping.ipynb #93aa3ddc
 class Stopped(KeyboardInterrupt):
@@ -39,6 +38,7 @@ _saving = [getattr(signal, o) for o in ('SIGUSR1',) if hasattr(signal, o)]
 def _shield_loaders():
     "Processes that load photos live through the Ctrl-C that a terminal sends to all: a copy has our handler, one from a server its"
     if (multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0])!='forkserver': return
+    from multiprocessing import forkserver   # not there on every system
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try: forkserver.ensure_running()
     finally: signal.signal(signal.SIGINT, before)
