@@ -135,22 +135,21 @@ class TrimMemory(Callback):
 _c_forward = r'''
 #define FEW_ROWS for (I lo=p*n/parts, end=(p+1)*n/parts, hi; hi = lo+32<end ? lo+32 : end, lo<end; lo=hi)
 #define CHANNELS _Pragma("omp simd") for (I j=0; j<c; j++)   // no number is in two of these arrays
-// x has n rows of c channels. Sums are made in parts, and there of a few rows at a time, which stay in the cache.
-void moments(const T *x, I n, I c, I parts, A *sums, D *mean, D *m2) {   // sums is (parts, 3, c), the others (parts, c)
+// x has n rows of c channels. Sums are made in parts, and there of a few rows at a time, less the first of these.
+void moments(const T *x, I n, I c, I parts, A *sums, D *mean, D *m2) {   // sums is (parts, 2, c), the others (parts, c)
   PARALLEL for (I p=0; p<parts; p++) {
-    A *restrict s = sums+3*p*c, *restrict d = s+c, *restrict q = d+c;
+    A *restrict d = sums+2*p*c, *restrict q = d+c;
     D *restrict m = mean+p*c, *restrict v = m2+p*c;
     CHANNELS m[j] = v[j] = 0;
     FEW_ROWS {
+      const T *restrict x0 = x+lo*c;
       D few = hi-lo, all = hi-p*n/parts, share = few/all;
-      CHANNELS s[j] = d[j] = q[j] = 0;
-      for (I i=lo; i<hi; i++) { const T *restrict xi = x+i*c; CHANNELS s[j] += get(xi[j]); }
-      CHANNELS s[j] /= (A)few;
-      for (I i=lo; i<hi; i++) {
+      CHANNELS d[j] = q[j] = 0;
+      for (I i=lo+1; i<hi; i++) {
         const T *restrict xi = x+i*c;
-        CHANNELS { A o = get(xi[j])-s[j]; d[j] += o; q[j] += o*o; }
+        CHANNELS { A o = get(xi[j])-get(x0[j]); d[j] += o; q[j] += o*o; }
       }
-      CHANNELS { D e = d[j]/few, o = s[j] + e - m[j]; m[j] += o*share; v[j] += q[j] - d[j]*e + o*o*share*(all-few); }
+      CHANNELS { D e = d[j]/few, o = get(x0[j]) + e - m[j]; m[j] += o*share; v[j] += q[j] - d[j]*e + o*o*share*(all-few); }
     }
   }
 }
@@ -209,7 +208,7 @@ def _moments(lib, x) -> tuple: # two tensors (c,) in double precision
     c,n = x.shape[1],x.numel()//x.shape[1]
     double = dict(dtype=torch.double, device='cpu')   # whatever the default is
     mean,m2 = torch.empty(2, _parts, c, **double)   # of the parts; m2 is the sum of squared distances
-    sums = torch.empty(_parts, 3, c, dtype=torch.promote_types(x.dtype, torch.float), device='cpu')
+    sums = torch.empty(_parts, 2, c, dtype=torch.promote_types(x.dtype, torch.float), device='cpu')
     call(lib, 'moments', x, n, c, _parts, sums, mean, m2)
     rows = torch.tensor([n*(p+1)//_parts - n*p//_parts for p in range(_parts)], **double)[:,None]
     m = (rows*mean).sum(0)/n
