@@ -202,7 +202,9 @@ def whiten(
 
 def first_conv(net:nn.Module, size:int) -> nn.Conv2d:
     "The convolution of `net` that sees images of this size. Raises `CourseError` if another layer does"
-    name = layer_costs(net, size).name[0]
+    name = first(layer_costs(net, size).name)
+    if name is None: raise CourseError("whiten=True is for a net whose first layer is a plain `nn.Conv2d`; this one has no layer "
+                                       "of weights: pass `replace(recipe, whiten=False)`")
     layer = net.get_submodule(name)
     plain = type(layer) in (nn.Conv2d,FastConv2d) and layer.groups==1 and layer.dilation==(1,1)
     if plain and layer.kernel_size==layer.kernel_size[:1]*2: return layer

@@ -93,7 +93,8 @@ def fold_norms(model:nn.Module) -> nn.Module:
 def _digest(model, *tensors) -> str:
     "16 hex digits that change with the net, its weights or the tensors"
     h = hashlib.sha256(repr(model).encode())
-    for t in (*model.state_dict().values(), *tensors): h.update(t.detach().cpu().contiguous().numpy().tobytes())
+    for t in (*model.state_dict().values(), *tensors):   # a net may keep other things there, too
+        h.update(t.detach().cpu().contiguous().numpy().tobytes() if isinstance(t, Tensor) else repr(t).encode())
     return h.hexdigest()[:16]
 
 def mean_loss(

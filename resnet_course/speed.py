@@ -57,22 +57,22 @@ class _ConvAsProduct(torch.autograd.Function):
         return y.view(n, (h+2*padding-ks)//stride+1, -1, nf).permute(0,3,1,2)
 
     @staticmethod
-    @torch.autocast('cpu', enabled=False)   # somebody may call `backward` in one
     def backward(ctx, g):
-        x,w,rows = ctx.saved_tensors
-        stride,padding = ctx.args
-        if not is_simple(g):
-            return *plain_gradients(lambda: F.conv2d(x, w, None, stride, padding), (x,w), g), *[None]*3
-        (nf,c,ks,_),dx,dw = w.shape,None,None
-        dy = _nhwc(g).permute(0,2,3,1)
-        if ctx.needs_input_grad[1]:
-            dw = _weights_gradient(x, dy, ks, stride, padding) if rows is None else dy.reshape(-1,nf).T @ rows
-            dw = dw.reshape(nf,ks,ks,c).permute(0,3,1,2)
-        if ctx.needs_input_grad[0]:
-            if rows is not None and (ks,stride,padding)==(1,1,0): dx = (dy @ w.reshape(nf,c)).permute(0,3,1,2)
-            else: dx,*_ = torch.ops.aten.convolution_backward(g, x, w, None, [stride]*2, [padding]*2, [1,1], False, [0,0], 1,
-                                                              [True,False,False])
-        return dx, dw, *[None]*3
+        with torch.autocast('cpu', enabled=False):   # somebody may call `backward` in one
+            x,w,rows = ctx.saved_tensors
+            stride,padding = ctx.args
+            if not is_simple(g):
+                return *plain_gradients(lambda: F.conv2d(x, w, None, stride, padding), (x,w), g), *[None]*3
+            (nf,c,ks,_),dx,dw = w.shape,None,None
+            dy = _nhwc(g).permute(0,2,3,1)
+            if ctx.needs_input_grad[1]:
+                dw = _weights_gradient(x, dy, ks, stride, padding) if rows is None else dy.reshape(-1,nf).T @ rows
+                dw = dw.reshape(nf,ks,ks,c).permute(0,3,1,2)
+            if ctx.needs_input_grad[0]:
+                if rows is not None and (ks,stride,padding)==(1,1,0): dx = (dy @ w.reshape(nf,c)).permute(0,3,1,2)
+                else: dx,*_ = torch.ops.aten.convolution_backward(g, x, w, None, [stride]*2, [padding]*2, [1,1], False, [0,0], 1,
+                                                                  [True,False,False])
+            return dx, dw, *[None]*3
 
 # %% ../nbs/13_speed.ipynb #f32a51e5
 def _product_format(*formats): # bf16, fp32 or None
@@ -110,11 +110,11 @@ class FastConv2d(_Fast, nn.Conv2d):
         if dtype and pixels<=_largest_map(dtype, ks, stride, padding): return dtype,True
         if (dtype==torch.float32 and ks>1 and w.requires_grad and len(w)>=64 and w.shape[1]>=32 and _has_only_avx2()
             and x.is_contiguous(memory_format=torch.channels_last)): return dtype,False
-    def forward(self, x):
-        if not (product:=self._product(x)): return super().forward(x)
+    def forward(self, input):
+        if not (product:=self._product(input)): return super().forward(input)
         dtype,whole = product
         with torch.autocast('cpu', enabled=False):
-            return _ConvAsProduct.apply(_nhwc(x.to(dtype)), self.weight.to(dtype), self.stride[0], self.padding[0], whole)
+            return _ConvAsProduct.apply(_nhwc(input.to(dtype)), self.weight.to(dtype), self.stride[0], self.padding[0], whole)
 
 # %% ../nbs/13_speed.ipynb #931c8650
 def keep_memory() -> bool: # whether the C library understood
@@ -135,21 +135,22 @@ class TrimMemory(Callback):
 _c_forward = r'''
 #define FEW_ROWS for (I lo=p*n/parts, end=(p+1)*n/parts, hi; hi = lo+32<end ? lo+32 : end, lo<end; lo=hi)
 #define CHANNELS _Pragma("omp simd") for (I j=0; j<c; j++)   // no number is in two of these arrays
-// x has n rows of c channels. Sums are made in parts, and there of a few rows at a time, less the first of these.
-void moments(const T *x, I n, I c, I parts, A *sums, D *mean, D *m2) {   // sums is (parts, 2, c), the others (parts, c)
+// x has n rows of c channels. Sums are made in parts, and there of a few rows at a time, which stay in the cache.
+void moments(const T *x, I n, I c, I parts, A *sums, D *mean, D *m2) {   // sums is (parts, 3, c), the others (parts, c)
   PARALLEL for (I p=0; p<parts; p++) {
-    A *restrict d = sums+2*p*c, *restrict q = d+c;
+    A *restrict s = sums+3*p*c, *restrict d = s+c, *restrict q = d+c;
     D *restrict m = mean+p*c, *restrict v = m2+p*c;
     CHANNELS m[j] = v[j] = 0;
     FEW_ROWS {
-      const T *restrict x0 = x+lo*c;
       D few = hi-lo, all = hi-p*n/parts, share = few/all;
-      CHANNELS d[j] = q[j] = 0;
-      for (I i=lo+1; i<hi; i++) {
+      CHANNELS s[j] = d[j] = q[j] = 0;
+      for (I i=lo; i<hi; i++) { const T *restrict xi = x+i*c; CHANNELS s[j] += get(xi[j]); }
+      CHANNELS s[j] /= (A)few;
+      for (I i=lo; i<hi; i++) {
         const T *restrict xi = x+i*c;
-        CHANNELS { A o = get(xi[j])-get(x0[j]); d[j] += o; q[j] += o*o; }
+        CHANNELS { A o = get(xi[j])-s[j]; d[j] += o; q[j] += o*o; }
       }
-      CHANNELS { D e = d[j]/few, o = get(x0[j]) + e - m[j]; m[j] += o*share; v[j] += q[j] - d[j]*e + o*o*share*(all-few); }
+      CHANNELS { D e = d[j]/few, o = s[j] + e - m[j]; m[j] += o*share; v[j] += q[j] - d[j]*e + o*o*share*(all-few); }
     }
   }
 }
@@ -208,7 +209,7 @@ def _moments(lib, x) -> tuple: # two tensors (c,) in double precision
     c,n = x.shape[1],x.numel()//x.shape[1]
     double = dict(dtype=torch.double, device='cpu')   # whatever the default is
     mean,m2 = torch.empty(2, _parts, c, **double)   # of the parts; m2 is the sum of squared distances
-    sums = torch.empty(_parts, 2, c, dtype=torch.promote_types(x.dtype, torch.float), device='cpu')
+    sums = torch.empty(_parts, 3, c, dtype=torch.promote_types(x.dtype, torch.float), device='cpu')
     call(lib, 'moments', x, n, c, _parts, sums, mean, m2)
     rows = torch.tensor([n*(p+1)//_parts - n*p//_parts for p in range(_parts)], **double)[:,None]
     m = (rows*mean).sum(0)/n
@@ -280,7 +281,7 @@ class FastNorm(_Fast, nn.BatchNorm2d):
         r = add()
         if r.shape==x.shape and r.dtype==x.dtype and is_ordinary(r): return apply(_nhwc(r), relu)
         return F.relu(apply(None, False)+r)
-    def forward(self, x): return self.norm_act(x, False) if self._pays(x) else super().forward(x)
+    def forward(self, input): return self.norm_act(input, False) if self._pays(input) else super().forward(input)
 
 # %% ../nbs/13_speed.ipynb #10daeb9c
 def _is_watched(m): return has_hooks(m) or 'forward' in vars(m) or _has_any_global_hook()
@@ -298,7 +299,7 @@ def _through(layers, x):
 
 class FastSequential(_Fast, nn.Sequential):
     "A `Sequential` in which a batch norm and the ReLU after it are one"
-    def forward(self, x): return _through(list(self), x)
+    def forward(self, input): return _through(list(self), input)
 
 class FastConvLayer(FastSequential, ConvLayer): "The same for fastai's `ConvLayer`"
 

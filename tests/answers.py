@@ -346,6 +346,13 @@ def pool_between(ni, nf, stride):
 def strided(ni, nf, stride):
     if stride==1 and ni==nf: return nn.Identity()
     return nn.Sequential(nn.Conv2d(ni, nf, 1, stride, bias=False), nn.BatchNorm2d(nf))
+def under_the_stride(ni, nf, stride):
+    "No projection where the width changes alone, as in the first block of ResNet-50"
+    m = nn.Sequential()
+    if stride>1:
+        m.append(nn.AvgPool2d(stride, ceil_mode=True))
+        if ni!=nf: m.append(around(ni, nf, 1))
+    return m
 around_wrongs = {
     'pool comes after': partial(around, pool_last=True), 'skips pixels': strided,
     '`ceil_mode=True`': partial(around, pool=nn.AvgPool2d),
@@ -357,6 +364,7 @@ around_wrongs = {
 for words,make in around_wrongs.items(): wrong('shortcut', words, make)
 wrong('shortcut', 'times the arithmetic', pool_between)
 wrong('shortcut', 'expected shape', lambda ni,nf,stride: nn.Identity())
+wrong('shortcut', 'expected shape', under_the_stride)
 wrong('shortcut', 'to give a module', lambda ni,nf,stride: 5)
 wrong('shortcut', 'hand in the class', around(4, 8, 2))
 wrong('shortcut', 'should pass its input on', lambda ni,nf,stride: nn.Sequential(around(ni, nf, stride), nn.Tanh()))
@@ -394,6 +402,7 @@ def put_together_wrongs(branch, last):
         'gradient is not': block(branch, join=lambda c,x: (c+x.detach()).relu()),
         'right in train mode, and not in eval mode': block(also(AlwaysTrain())),
         'off by up to': block(branch, join=lambda c,x: F.leaky_relu(c+x, .1)),
+        'must match the size of tensor b': block(branch, under_the_stride),
         **{words: block(branch, make) for words,make in around_wrongs.items()}}
 
 class AlwaysTrain(nn.Module):
@@ -468,6 +477,18 @@ class Scaled(block()):
         super().__init__(ni, nf, stride)
         self.scale = nn.Parameter(torch.ones(1))
     def forward(self, x): return (self.scale*self.branch(x) + self.around(x)).relu()
+def other_norms(make, **kwargs):
+    "The same blocks, with batch norms that lack something"
+    def f(ni, nf, stride=1):
+        m = make(ni, nf, stride)
+        for o in [*m.modules()]:
+            for k,v in o.named_children():
+                if isinstance(v, nn.BatchNorm2d): setattr(o, k, nn.BatchNorm2d(v.num_features, **kwargs))
+        return m
+    return f
+norm_wrongs = {'has no `bias`':dict(bias=False), 'has no `weight` and no `bias`':dict(affine=False),
+               'has no `running_mean` and no `running_var`':dict(track_running_stats=False)}
+for words,kw in norm_wrongs.items(): wrong('resblock', words, other_norms(block(), **kw))
 @wrong('resblock', 'gradient is not')
 class Data(ShortcutFirst):
     def __init__(self, ni, nf, stride=1):
@@ -725,6 +746,7 @@ wrong('bottleneck', '`stride` is not used', lambda ni,nf,stride: block(squeeze)(
 wrong('bottleneck', 'the basic block', block())
 wrong('bottleneck', "the library's own", type('Mine', (Bottleneck,), {}))
 for words,make in put_together_wrongs(squeeze, partial(squeeze, gamma=1)).items(): wrong('bottleneck', words, make)
+for words,kw in norm_wrongs.items(): wrong('bottleneck', words, other_norms(block(squeeze), **kw))
 @wrong('bottleneck', '`expansion` is 1')
 class NoExpansion(OtherBranch): expansion = 1
 wrong('bottleneck', '`expansion` is None', lambda *a: OtherBranch(*a))
@@ -733,7 +755,7 @@ wrong('bottleneck', '`expansion` is None', lambda *a: OtherBranch(*a))
 
 right('ratio', 1_180_672/70_400)
 right('ratio', times=17)
-for words,n in {'the other way round':.0596, 'not three':25.41, 'has two 3x3':8.47,
+for words,n in {'the other way round: the basic block has more':.0596, 'not three':25.41, 'has two 3x3':8.47,
                 'two 1x1 convolutions are missing':32, 'second 1x1':22.15, 'have 256 channels on one side':26.18,
                 'at 64 channels':1.051, 'too large':50}.items(): wrong('ratio', words, n)
 

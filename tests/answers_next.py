@@ -36,6 +36,11 @@ wrong('who_wrote', 'those are the parts', lambda x,branches,read: author()(x, br
 wrong('who_wrote', 'do not add up', lambda x,branches,read: author()(x, branches, lambda o: read(o).softmax(-1)))
 wrong('who_wrote', 'should come first', lambda *args: author()(*args).transpose(0, 1))
 wrong('who_wrote', 'one sum', lambda *args: author()(*args).sum(0, keepdim=True))
+def rows(make): return lambda x,branches,read: make([*author()(x, branches, noop)], read)
+wrong('who_wrote', 'the rows have different shapes, (4, 5) and (4, 8): `read`', rows(lambda o,read: [read(o[0]),*o[1:]]))
+wrong('who_wrote', 'the rows have different shapes, (4, 8) and (4, 5): `read`', rows(lambda o,read: (o[0],*map(read, o[1:]))))
+wrong('who_wrote', 'row 1 is None: expected scores', rows(lambda o,read: [read(o[0]),None,*map(read, o[2:])]))
+wrong('who_wrote', 'row 0 is None: expected scores', rows(lambda o,read: [None,*map(read, o[1:])]))
 @wrong('who_wrote', 'changes its argument')
 def in_place(x, branches, read):
     rows = [read(x)]
@@ -118,7 +123,27 @@ wrong('no_branch', 'beta of that batch norm', changed(fill(lambda o: [o.last_nor
 wrong('no_branch', 'makes a constant', changed(fill(lambda o: [o.branch[-1][0].weight])))
 wrong('no_branch', 'counted from 0', changed(fill(lambda o: o.last_norm.parameters()), -1))
 wrong('no_branch', 'expected a net, came', lambda net,stage,i: getattr(net, stage)[i].shortcut(torch.zeros(1,64,8,8)))
-@wrong('no_branch', 'changes its argument')
+@wrong('no_branch', 'the net itself has changed: work on a copy')
 def on_the_net_itself(net, stage, i):
     for p in getattr(net, stage)[i].last_norm.parameters(): nn.init.zeros_(p)
     return net
+@wrong('no_branch', 'the net itself has changed: work on a copy')
+def a_hook_on_the_net(net, stage, i):
+    getattr(net, stage)[i].branch.register_forward_hook(lambda m,x,y: torch.zeros_like(y))
+    return net
+@wrong('no_branch', 'the net itself has changed: work on a copy')
+def its_forward(net, stage, i):
+    blk = getattr(net, stage)[i]
+    blk.forward = lambda x: blk.shortcut(x).relu()
+    return deepcopy(net)
+@wrong('no_branch', 'the net itself has changed: work on a copy')
+def copied_not_deep(net, stage, i):
+    "Another net of the same blocks, none of which fits any more"
+    net = copy(net)
+    getattr(net, stage)[i] = nn.Flatten()
+    return net
+@wrong('no_branch', 'changes its argument')
+def counts_on(net, stage, i):
+    "One more batch is counted in the net itself, which no score shows"
+    net.stem[0][1].num_batches_tracked.add_(1)
+    return by_a_hook(net, stage, i)

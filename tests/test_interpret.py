@@ -428,3 +428,19 @@ def test_the_sizes_experiment(drawn, monkeypatch):
     assert rows['size'].tolist()==[64,80,96,112,128,144,160,176,192,224] and rows.accuracy.between(0,1).all()
     assert rec['size']==128 and rec['complete'] and len(results('out/sizes'))==1
     assert list(sizes_experiment.nets)==['resnet18'] and (sizes_experiment.epochs,sizes_experiment.lr)==(5,3e-3)
+
+def test_a_net_that_keeps_more_than_tensors():
+    class Keeps(nn.Module):
+        def __init__(self, note):
+            super().__init__()
+            self.note = note
+        def forward(self, x): return x
+        def get_extra_state(self): return dict(note=self.note)
+        def set_extra_state(self, state): self.note = state['note']
+    def net(note):
+        set_seed(0)
+        return nn.Sequential(*small_net(), Keeps(note)).eval()
+    rec = surf(net('a'))
+    assert surf(net('a'))==rec
+    with pytest.raises(Exception) as e: surf(net('b'))
+    assert one_line(e, str(file))

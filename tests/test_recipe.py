@@ -157,6 +157,15 @@ def test_whitening_a_net_without_a_first_convolution(drawn):
     with pytest.raises(CourseError, match='whiten') as e: recipe_learner(drawn, replace(base, whiten=True), model=looks_first_at_pixels)
     assert one_line(e, 'Linear', 'whiten=False')
 
+class NoLayers(nn.Module):
+    def __init__(self, n):
+        super().__init__()
+        self.w = nn.Parameter(torch.randn(n,3,3,3)/9)
+    def forward(self, x): return F.conv2d(x, self.w).mean((2,3))
+def test_whitening_a_net_without_layers(drawn):
+    with pytest.raises(CourseError) as e: recipe_learner(drawn, replace(base, whiten=True), model=NoLayers)
+    assert one_line(e, 'no layer of weights', 'whiten=False')
+
 @pytest.mark.parametrize('make', [lambda: nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 8, 3)), lambda: nn.Conv2d(3, 8, 3, dilation=2)],
                          ids=['computed weights','dilation'])
 def test_whitening_a_convolution_that_would_not_see_it(make):

@@ -151,6 +151,39 @@ def test_accumulated_gradients_are_kept(drawn, cb, stop):
     with pytest.raises(KeyboardInterrupt): run(drawn, cb(), stop, epochs=2)
     assert outcome(*run(drawn, cb(), resume=True, epochs=2))==expected
 
+class Unfreeze(Callback):
+    "In the second epoch's training, and in each later one as it is"
+    def before_train(self):
+        if self.epoch==1: self.model.requires_grad_(True)
+
+class Halve(Callback):
+    "The learning rate and the weights, whenever an epoch's training begins"
+    def before_train(self):
+        for h in self.opt.hypers: h['lr'] /= 2
+        with torch.no_grad():
+            for p in self.model.parameters(): p *= .9
+
+@pytest.mark.parametrize('cb, frozen', [(Unfreeze,True), (Halve,False)], ids=['unfreeze','halve'])
+@pytest.mark.parametrize('stop', [CtrlC('before_batch',1,6), CtrlC('after_epoch',1), CtrlC('before_batch',2,9)], ids=['middle','between','later'])
+def test_what_a_callback_does_when_training_begins_is_done_once(drawn, cb, frozen, stop):
+    def fit(*cbs, resume=False):
+        learn = tiny_learner(drawn, cbs=cbs)
+        learn.create_opt()   # while it can see all weights
+        if frozen: learn.model[0].requires_grad_(False)
+        return outcome(learn, measured_fit(learn, 3, 1e-2, file, resume, Learner.fit, overwrite=not resume, model='fcn', recipe='small',
+                                           size=32, seed=42))
+    expected = fit(cb())
+    with pytest.raises(KeyboardInterrupt): fit(cb(), stop)
+    assert fit(cb(), resume=True)==expected
+
+def test_a_checkpoint_of_before_knows_nothing_of_frozen_weights(drawn):
+    expected = outcome(*run(drawn))
+    with pytest.raises(KeyboardInterrupt): run(drawn, CtrlC('before_batch',1,6))
+    state = torch.load(ckpt, weights_only=True)
+    del state['trained']
+    torch.save(state, ckpt)
+    assert outcome(*run(drawn, resume=True))==expected
+
 @pytest.mark.parametrize('bad', [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize('at', [0, 2, 3, 5, 11])   # of 12 batches, 4 in an epoch
 def test_a_loss_that_is_no_number(drawn, bad, at):

@@ -1,13 +1,13 @@
 "A run's record and checkpoint: stopped anywhere and resumed, a run ends as if it had not been stopped"
-import errno, shutil, signal, subprocess
+import errno, itertools, shutil, signal, subprocess
 import pytest, resnet_course, torch
 from fastai.vision.all import *
-from resnet_course.kit import runs
+from resnet_course.kit import checkpoint, runs
 from resnet_course.kit.files import load_json, save_json, write_whole
 from resnet_course.kit.identity import check_run, in_json
 from resnet_course.kit.photos import fingerprint
 from fastai.callback.tracker import EarlyStoppingCallback, ReduceLROnPlateau, SaveModelCallback
-from resnet_course.kit.runs import commit, fit_seconds, measured_fit, record_file, versions
+from resnet_course.kit.runs import commit, fit_seconds, measured_fit, record_file, RunRecord, versions
 from resnet_course.kit.results import results, summary
 from resnet_course.data import get_data
 from resnet_course.training import fit_or_show, get_learner
@@ -279,6 +279,37 @@ def test_a_disk_that_is_full_for_a_while(drawn, whole, monkeypatch, capsys, what
     assert len(said)==1 and str(file if what=='record' else ckpt) in said[0] and 'goes on' in said[0]
     assert json.loads(file.read_text())['complete'] and (what=='record' or 2 in full or torch.load(ckpt, weights_only=True)['epoch']==3)
     assert not [o for o in file.parent.ls() if o.name.startswith('.')]
+
+def test_a_full_disk_is_not_tried_after_each_batch(drawn, monkeypatch):
+    "But after as many minutes as one that has room"
+    ticks,tries = itertools.count(step=100),[]
+    clock = SimpleNamespace(**{k:getattr(time, k) for k in ('time','perf_counter')}, monotonic=lambda: next(ticks))   # each look takes 100 s
+    monkeypatch.setattr(checkpoint, 'time', clock)
+    save = torch.save
+    def note(*args):
+        tries.append(1)
+        return save(*args)
+    def full(*args):
+        tries.append(1)
+        raise OSError(errno.ENOSPC, 'No space left on device')
+    def count(save):
+        tries.clear()
+        monkeypatch.setattr(torch, 'save', save)
+        run(drawn)
+        return len(tries)
+    assert 3<count(note)<12
+    assert count(full)==count(note)
+
+@pytest.mark.parametrize('pred, y, expected', [((6,10), torch.arange(6), 6), ((6,10,4,4), torch.zeros(6,4,4).long(), 96),
+    ((10,10), torch.ones(10,10), 0), ((6,10), torch.ones(6,10), 0), ((6,), torch.ones(6), 0), ((6,1), torch.ones(6,1), 0),
+    ((6,10), torch.zeros(6,10).long(), 0), ((6,1), torch.zeros(6,1).long(), 0)])
+def test_only_classes_have_a_training_accuracy(pred, y, expected):
+    "One class number for each photo, or for each pixel"
+    record = RunRecord('a.json', False)
+    record.learn = SimpleNamespace(pred=torch.zeros(pred), yb=(y,), training=True)
+    record.hits,record.seen = 0,0
+    record.after_pred()
+    assert record.seen==expected and 0<=int(record.hits)<=expected
 
 def test_a_place_that_cannot_be_written_is_named_before_the_first_epoch(drawn):
     Path('out').write_text('a file')

@@ -20,7 +20,7 @@ from resnet_course.classics import resnet_b, resnet_v1
 from resnet_course.preact import preact_resnet
 from resnet_course.ingredients import blur_pool, pool_not_stride, pool_shortcuts, with_activation
 from resnet_course.loading import cached_data
-from resnet_course.speed import (_ConvAsProduct, _loops, _nhwc, c_loops, fast_learner, FastBlock, FastConv2d, FastConvLayer, FastNorm,
+from resnet_course.speed import (_ConvAsProduct, _loops, _moments, _nhwc, c_loops, fast_learner, FastBlock, FastConv2d, FastConvLayer, FastNorm,
                                  FusedAdam, slow_down, speed_up, TrimMemory)
 from conftest import named_gpu, one_line, tiny_learner
 
@@ -80,6 +80,27 @@ hard = {**{f'scale {s:g}':noise*s for s in (1e-4,1e-2,1e2,1e4,1e16)}, **{f'mean 
         'one white corner':at(torch.zeros(128,3,32,32), (0,slice(None),0,0), 1),
         'nearly constant':at(large*0+.1, (0,slice(None),0,0), 1),
         'first photo':at(noise, 0, 1e3), 'one channel':at(noise, (slice(None),1), 7), 'large':large}
+
+@needs_cc
+@pytest.mark.parametrize('odd', [1., 10., 1e4])
+def test_variance_where_the_first_row_of_all_maps_is_another(odd):
+    "As the padding makes it in blank pictures: sums of equal numbers round in one direction"
+    x = torch.full((4,3,64,32), .1).to(memory_format=torch.channels_last)
+    x[:,:,0] = odd
+    x[:,:,:,0] = odd
+    _,var = _moments(_loops(torch.float), x)
+    assert torch.allclose(var, x.double().var((0,2,3), unbiased=False), rtol=2e-6, atol=0)
+
+def test_layers_take_their_input_by_name():
+    net = nn.Sequential(nn.Conv2d(3,8,3), nn.BatchNorm2d(8), nn.Sequential(nn.ReLU(), nn.Conv2d(8,8,1)))
+    fast,x = speed_up(deepcopy(net)),torch.randn(2,3,8,8)
+    for training in (True,False):
+        net.train(training), fast.train(training)
+        for a,b in zip(net, fast):
+            y = a(input=x)
+            assert type(a) is not type(b) and torch.allclose(y, b(input=x), atol=1e-5)
+            x = y.detach()
+        x = torch.randn(2,3,8,8)
 
 @needs_cc
 @pytest.mark.parametrize('relu', [False,True])

@@ -277,7 +277,7 @@ def _three(ni, nf, stride=1, inner=lambda ni,nf: nf//4, strides=(1,None,1), kern
         ConvLayer(n, nf, kernels[2], stride=c, **{'act_cls':None, 'norm_type':NormType.BatchZero, **last}))
 
 make_bottleneck = partial(make_block, branch=_three)
-_wide_cases = [((8,8,1), (2,8,6,5)), ((12,8,2), (2,12,7,5)), ((8,8,3), (2,8,7,8))]
+_wide_cases = [((8,8,1), (2,8,6,5)), ((12,8,1), (2,12,6,5)), ((12,8,2), (2,12,7,5)), ((8,8,3), (2,8,7,8))]
 
 @exercise('bottleneck', 'Bottleneck', 'ResNet(10, [3,4,6,3], block=MyBottleneck) is a ResNet-50.')
 def bottleneck(MyBottleneck):
@@ -304,7 +304,7 @@ def ratio(times):
     "Parameters of ResBlock(256, 256) over those of Bottleneck(256, 256)"
     def convs(*n): return sum(n)*64*64
     check_number(times, total_params(ResBlock(256,256))[0]/total_params(Bottleneck(256,256))[0],
-        ('the other way round: how many times *more* has the basic block?', 70_400/1_180_672),
+        ('the other way round: the basic block has more. How many times as many?', 70_400/1_180_672),
         ('the basic block has two 3x3 convolutions, not three', convs(144,144,144)/convs(4,9,4)),
         ('the basic block has two 3x3 convolutions', convs(144)/convs(4,9,4)),
         ('the two 1x1 convolutions are missing: from 256 to 64 channels and back', convs(144,144)/convs(9)),

@@ -34,8 +34,9 @@ def wake(m):
     "Draw all that batch norms hold at random, as if the net had trained"
     for o in m.modules():
         if isinstance(o, nn.modules.batchnorm._BatchNorm):
-            for t in (o.weight, o.bias, o.running_mean): nn.init.normal_(t)
-            nn.init.uniform_(o.running_var, .5, 2)
+            for t in (o.weight, o.bias, o.running_mean):
+                if t is not None: nn.init.normal_(t)
+            if o.running_var is not None: nn.init.uniform_(o.running_var, .5, 2)
     return m
 
 # %% ../../nbs/check/modules.ipynb #d409f5c0
@@ -147,11 +148,15 @@ def _trained_differ(m, r, x):
 
 # %% ../../nbs/check/modules.ipynb #c145284f
 _other_norms = nn.GroupNorm,nn.LayerNorm,nn.modules.instancenorm._InstanceNorm
+_held = 'weight','bias','running_mean','running_var'
 
 def _explained(m, r, x):
     "What is odd about `m` besides what it computes: an unused layer, another norm; None if nothing is"
     if other:=first(o for o in m.modules() if isinstance(o, _other_norms)):
         return f'its norm is {type(other).__name__}: expected batch norm, each channel over the batch and the grid'
+    norms = [o for o in m.modules() if isinstance(o, nn.modules.batchnorm._BatchNorm)]
+    if lacks:=[k for k in _held if any(getattr(o, k) is None for o in norms)]:
+        return f"a batch norm has no {' and no '.join(f'`{k}`' for k in lacks)}: leave its options as they are"
     if (mine:=_unused(m, x)) and len(mine)>len(_unused(r, x)):
         return f"`{mine[0].rpartition('.')[0] or mine[0]}` is made and not used: nothing that comes out depends on it"
 

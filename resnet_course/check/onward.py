@@ -8,8 +8,8 @@ __all__ = ['who_wrote', 'dense_layer', 'no_branch']
 # %% ../../nbs/check/onward.ipynb #215d7f4e
 from fastai.vision.all import *
 from ..resnet import ResNet
-from .judge import check_function, exercise, run_answer, Wrong
-from .modules import check_module, tensor_of, wake
+from .judge import brief, check_function, exercise, is_same, run_answer, Wrong
+from .modules import check_module, result_of, tensor_of, wake
 
 # %% ../../nbs/check/onward.ipynb #454f0b77
 @exercise('next', 'Who wrote it?', 'The scores of the net, told apart by author.')
@@ -22,7 +22,12 @@ def who_wrote(my_scores):
         return torch.stack([*(view or read)(then(torch.stack(parts[start:])))], axis)
     def seen(f, *args):
         res = run_answer(f, *args)
-        return torch.stack([*res]) if isinstance(res, (list,tuple)) and res and isinstance(res[0], Tensor) else res
+        if not isinstance(res, (list,tuple)) or not any(isinstance(o, Tensor) for o in res): return res
+        for i,o in enumerate(res):
+            if not isinstance(o, Tensor): raise Wrong(f'row {i} is {brief(o)}: expected scores')
+        if len(shapes:=dict.fromkeys(tuple(o.shape) for o in res))>1:
+            raise Wrong(f"the rows have different shapes, {' and '.join(map(str, shapes))}: `read` turns each part into scores")
+        return torch.stack([*res])
     def branch(n): return nn.Sequential(nn.LayerNorm(n), nn.Linear(n, 2*n), nn.GELU(), nn.Linear(2*n, n))
     cases = [(torch.randn(shape), [branch(shape[-1]) for _ in range(k)], nn.Linear(shape[-1], 5, bias=False))
              for shape,k in (((4,8),3), ((2,3,6),4))]
@@ -89,9 +94,10 @@ def _branch_passes(blk): blk.branch = nn.Identity()
 def no_branch(my_net):
     "A function of a net, the name of a stage and the number of a block, to a copy of the net without that block's branch"
     def seen(f, net, stage, i):
-        m = run_answer(f, net, stage, i)
+        before,m = tensor_of(net, x),run_answer(f, net, stage, i)
         if not isinstance(m, nn.Module): raise Wrong(f'expected a net, came {type(m).__name__}')
-        with torch.no_grad(): return tensor_of(m.eval(), x)
+        if not is_same(result_of(net.eval(), x), before): raise Wrong('the net itself has changed: work on a copy')
+        return tensor_of(m.eval(), x)
     x,net = torch.randn(2,3,64,64),wake(ResNet(5, [2,2,1,1])).eval()
     check_function(my_net, _without, [(net,'stage2',0), (net,'stage1',1), (net,'stage4',0)],
         ('not changed yet: the net computes what it did', dict(change=_same)),

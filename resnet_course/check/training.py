@@ -8,6 +8,7 @@ __all__ = ['cache_bytes', 'whole', 'crop_box', 'as_product', 'peak_share', 'smoo
 
 # %% ../../nbs/check/training.ipynb #c36b9017
 from contextlib import suppress
+from unittest import mock
 from torch.utils.flop_counter import FlopCounterMode
 from fastai.vision.all import *
 from itertools import product   # after fastai, which has another
@@ -42,12 +43,22 @@ def cache_bytes(n):
 # %% ../../nbs/check/training.ipynb #7aba89fa
 class _Full(OSError): "What the writer raises where it fails"
 _ends = dict(well=None, error=_Full('the disk is full'), stop=KeyboardInterrupt())
+_olds = 'an old file','no old file'
+
+def _watched(f, file, gone):
+    "`f`, which removes or renames something, and tells the list `gone` whether it took `file` away"
+    def watched(*args, **kwargs):
+        there = file.exists()
+        res = f(*args, **kwargs)
+        gone.append(there and not file.exists())
+        return res
+    return watched
 
 def _saved(f, old, end):
     "What was there while `f` wrote, and afterwards"
     with tempfile.TemporaryDirectory() as d:
-        file,seen,inode = Path(d)/'photos.bin',{},None
-        if there:=old=='an old file': file.write_bytes(b'old')
+        file,seen,inode,gone = Path(d)/'photos.bin',{},None,[]
+        if there:=old==_olds[0]: file.write_bytes(b'old')
         def held(): return file.read_bytes().decode() if file.exists() else None
         def write(o):
             nonlocal inode
@@ -58,15 +69,16 @@ def _saved(f, old, end):
             seen.update({'meanwhile the file holds':held(), 'beside it is one more':len(Path(d).ls())>there})
             if _ends[end]: raise _ends[end]
             o.write(b'photos')
-        came = 'well'
-        try: run_any(f, file, write)
+        came,ways = 'well',{k:_watched(getattr(os, k), file, gone) for k in ('remove','unlink','rename','replace')}
+        try:
+            with mock.patch.multiple(os, **ways): run_any(f, file, write)
         except KeyboardInterrupt: came = 'stop'
         except Stopped as e:
             if end!='error' or not seen: raise
             came = 'error'
         if not seen: raise Blank   # it has not called `write`
         return seen | {'what comes out':came, 'afterwards the file holds':held(),
-                       'left beside it':len(Path(d).ls())-file.exists(),
+                       'left beside it':len(Path(d).ls())-file.exists(), 'it is away for a moment':any(gone),
                        'renamed':end!='well' or not inode or not file.exists() or file.stat().st_ino==inode}
 
 # %% ../../nbs/check/training.ipynb #51c910b8
@@ -95,7 +107,8 @@ def whole(my_save):
     def copy(tmp, file):
         shutil.copy(tmp, file)
         tmp.unlink()
-    check_function(my_save, right, [*product(('an old file','no old file'), _ends)],
+    def gone(*files): files[-1].unlink(missing_ok=True)
+    check_function(my_save, right, [*product(_olds, _ends)],
         ('it is written under its own name, where for a while half of it is there', straight),
         ('it is written in memory or in another folder, perhaps on another disk, and can only be copied from there: '
          'write beside the file', elsewhere),
@@ -105,8 +118,9 @@ def whole(my_save):
         ('after Ctrl+C half a file is left beside it: `KeyboardInterrupt` is no `Exception`. Clean up in a `finally`',
          known(caught=Exception)),
         ('the error is swallowed: whoever called has to know that nothing was saved', swallows),
-        ('the old file is deleted before there is a new one', known(first=lambda file: file.unlink(missing_ok=True))),
-        seen=_saved)
+        ('the old file is deleted before there is a new one', known(first=gone)),
+        ('the old file is deleted or moved away before the new one has its name: for a moment there is neither. `os.replace` '
+         'takes one step', known(then=lambda *files: (gone(*files), os.replace(*files)))), seen=_saved)
 
 # %% ../../nbs/check/training.ipynb #6b9bdbf8
 @exercise('loading', 'A crop of a given area', 'All crops of one area are equally large, whatever their ratio.')
@@ -186,7 +200,7 @@ def peak_share(share, limit):
         ('a share between 0 and 1, not percent', 100*right),
         ('the other way round: which part of the peak is used?', 1/right), rtol=.01, what='share: ')
     check_number(limit, most, *[(words, most*6/n) for n,words in counted.items()],
-        ('that is the share of what it does now; the question is for images per second', 1/right),
+        ('that is how many times as fast it could be; the question is for images per second', 1/right),
         ('a limit is above what is reached: divide by the share', 200*right),
         ('that is seconds per image', 1/most), rtol=.01, what='limit: ')
 

@@ -82,6 +82,10 @@ def hunted(left:dict) -> list: # {name of a mistake: how it shows}
                f"One shows like this: {left[some[0]]}"
     return [(words(some), {k:True for k in some}) for n in range(len(left), 0, -1) for some in combinations(left, n)]
 
+_adaptive = nn.AdaptiveAvgPool2d,nn.AdaptiveMaxPool2d
+def _after_max(pool): return lambda side: nn.Sequential(nn.MaxPool2d(4), pool(side))
+_pools = *_adaptive,*map(_after_max, _adaptive)   # all right, of any side
+
 @exercise('training', 'A loss that will not fall', 'Scores go into the loss, and nothing comes between them.')
 def hunt_loss(my_net):
     "A function of n_out to a small net"
@@ -91,15 +95,17 @@ def hunt_loss(my_net):
         pool,n = (nn.MaxPool2d(4),32*2*2) if fixed else (pool(side),32*side*side)
         return nn.Sequential(*body, pool, nn.Flatten(), nn.Linear(n, n_out), *([nn.Softmax(1)]*softmax), *end)
     cases = [((10,), (4,3,32,32)), ((7,), (4,3,45,40))]
+    pools = [dict(pool=o, side=n) for o in _pools for n in (1,2)]
+    both,softmax,fixed = hunted(dict(
+        softmax='with ten classes the loss stays above 1.46, however long you train',
+        fixed='a picture of another size stops the net'))
     try:
-        check_module(my_net, net, cases, *hunted(dict(
-            softmax='with ten classes the loss stays above 1.46, however long you train',
-            fixed='a picture of another size stops the net')),
+        check_module(my_net, net, cases, both, (*softmax, *[dict(softmax=True, **o) for o in pools]), fixed,
             ('log-softmax does no harm here, since the loss takes it once more; but scores were asked for',
              dict(end=[nn.LogSoftmax(1)])))
     except Wrong:   # or is it right with another pool?
-        for pool,side in ((nn.AdaptiveMaxPool2d,1), (nn.AdaptiveMaxPool2d,2), (nn.AdaptiveAvgPool2d,2)):
-            with suppress(Wrong): return check_module(my_net, partial(net, pool=pool, side=side), cases)
+        for o in pools:
+            with suppress(Wrong): return check_module(my_net, partial(net, **o), cases)
         raise
 
 # %% ../../nbs/check/transfer.ipynb #d0d79fde
@@ -206,6 +212,12 @@ _capstone_params = {23_528_522:'the stem is one 7x7 convolution; `resnet50d` has
 
 def _norms(m): return [o for o in m.modules() if isinstance(o, nn.BatchNorm2d)]
 
+def _fifty(**kwargs):
+    "ResNet-50 of ten classes, of bottlenecks made with `kwargs`"
+    block = partial(make_bottleneck, **kwargs)
+    block.expansion = 4
+    return make_net(10, [3,4,6,3], block, 3)
+
 # %% ../../nbs/check/transfer.ipynb #c6e04919
 @exercise('classics', 'ResNet-50 from an empty cell', "To the last digit timm's `resnet50d`: you have built a ResNet.")
 def capstone(my_resnet50):
@@ -223,11 +235,7 @@ def capstone(my_resnet50):
     silent = [o for o in _norms(m) if not o.weight.any()]
     if len(silent)!=16:
         raise Wrong(f'gamma starts at 0 in {len(silent)} batch norms; expected the last one of each of the 16 blocks')
-    def net(**kwargs):
-        block = partial(make_bottleneck, **kwargs)
-        block.expansion = 4
-        return make_net(10, [3,4,6,3], block, 3)
-    right = wake(net())
+    right = wake(_fifty())
     _copied(m, right, x)
     lasts = [_norms(o.branch)[-1].weight for o in right.modules() if hasattr(o, 'branch')]
     if not all(any(torch.equal(o.weight, w) for w in lasts) for o in silent): raise Wrong('gamma starts at 0 in 16 norms, but not in the last one of each branch')
@@ -239,9 +247,10 @@ def capstone(my_resnet50):
         with torch.no_grad():
             for a,b in zip(_tensors_of(_in_blocks(o, False)), held): a.copy_(b)
         if not is_close(mine[when], seen(o)[when]):
-            return ('in eval mode the scores are others', 'right in eval mode, and not in train mode',
-                    'right until it trains: the running averages move otherwise')[when] + ' than of timm\'s net'
-    judge(differs, net, range(3), [('the first 1x1 convolution has the stride; the 3x3 should', dict(strides=(None,1,1))),
+            return ("in eval mode the scores differ from those of timm's net",
+                    "right in eval mode; in train mode the scores differ from timm's",
+                    "right until it trains: its running averages move differently from timm's")[when]
+    judge(differs, _fifty, range(3), [('the first 1x1 convolution has the stride; the 3x3 should', dict(strides=(None,1,1))),
         ('the shortcut has a strided 1x1 convolution; D pools first', dict(shortcut=strided_shortcut)),
         ('the pool of the shortcut comes after its convolution; D pools first', dict(shortcut=partial(shortcut_of, pool_last=True))),
         ('the shortcut takes the maximum; D takes the mean',

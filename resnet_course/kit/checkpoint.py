@@ -123,18 +123,24 @@ def _gather(ckpt, epoch, iter, rng) -> dict:
         model=learn.model.state_dict(), opt=learn.opt.state_dict(), scaler=scaler.state_dict() if scaler else {},
         recorder=dict({k:getattr(r,k) for k in _recorder}, smooth=(r.smooth_loss.count, r.smooth_loss.val), cut=iter>0 and r.cancel_train),
         history=record.history, spent=time.perf_counter()-record.start, hits=int(hits), seen=int(seen),
-        parts=record.parts, grads=_gradients(learn.model),
+        parts=record.parts, grads=_gradients(learn.model), trained=[p.requires_grad for p in learn.model.parameters()],
         trackers=[{k:v for k,v in vars(o).items() if k in ('best','wait')} for o in _trackers(learn)], counts=[o.count for o in _counting(learn)])
 
 # %% ../../nbs/kit/checkpoint.ipynb #0c67e8ad
-def _put_back(ckpt, s:dict):
-    "Put the state `s` back into the learner and the record"
+def _put_weights_back(ckpt, s:dict):
+    "Put the weights of the state `s` and what the optimiser knows of them back"
     learn,scaler = ckpt.learn,_scaler(ckpt.learn)
     try:
         if s['scaler'] and scaler: scaler.load_state_dict(s['scaler'])
         learn.model.load_state_dict(s['model'])
         learn.opt.load_state_dict(to_device(s['opt'], learn.dls.device))   # fastai leaves it where it was saved
     except Exception as e: raise no_room(e) or _no_checkpoint(ckpt.file, f'{type(e).__name__}: {first_line(e)}') from None
+    for p,o in zip(learn.model.parameters(), s.get('trained') or ()): p.requires_grad_(o)
+
+def _put_back(ckpt, s:dict):
+    "Put the state `s` back into the learner and the record"
+    _put_weights_back(ckpt, s)
+    learn = ckpt.learn
     r = learn.recorder
     for k in _recorder: setattr(r, k, s['recorder'][k])
     r.smooth_loss.count,r.smooth_loss.val = s['recorder']['smooth']
@@ -158,7 +164,7 @@ def _of_this_run(ckpt) -> dict:
     return dict(epoch=whole(0, ckpt.n_epoch), iter=whole(0, len(learn.dls.train)), train_iter=whole(), hits=whole(), seen=whole(), spent=number,
         rng=dict(numpy=_numpy_state), epoch_rng=dict(numpy=_numpy_state), opt=dict, scaler=dict, counts=[whole()],
         model={k:_like(o) if isinstance(o, Tensor) else object for k,o in learn.model.state_dict().items()},
-        grads=[maybe(_like(*learn.model.parameters()))], trackers=maybe([dict(best=maybe((int,float)), wait=maybe(whole()))]),
+        grads=[maybe(_like(*learn.model.parameters()))], trained=maybe([bool]), trackers=maybe([dict(best=maybe((int,float)), wait=maybe(whole()))]),
         recorder=dict(lrs=[(int,float)], iters=[whole()], losses=[(Tensor,float)], values=[list], smooth=[(int,float,Tensor)], cut=bool),
         history=[epoch_row], parts=lambda o: o and not misfit(o, [made_on]))
 
@@ -182,7 +188,7 @@ def _check_fits(ckpt, s):
     try:
         where = misfit(s, _of_this_run(ckpt), 'checkpoint') or _misfit_of(ckpt.learn.opt, s['opt'])
         for k,fits in dict(model=s['model'].keys()==net.state_dict().keys(), history=len(s['history'])<=s['epoch'],
-                           grads=len(s['grads']) in (0, len([*net.parameters()]))).items():
+                           **{k:len(s.get(k) or ()) in (0, len([*net.parameters()])) for k in ('grads','trained')}).items():
             if not fits: where = where or f"checkpoint['{k}']"
         with only_looking(dls):
             for k in ('rng','epoch_rng'): _set_random_states(dls, s[k])
@@ -254,7 +260,7 @@ class Checkpoint(Callback):
         minutes:float=5, # from one checkpoint to the next, within an epoch
     ):
         store_attr(but='record')
-        self.run_record,self.state,self.begun,self.failing,self.goes_on = record,None,False,False,_GoesOn(self)
+        self.run_record,self.state,self.within,self.begun,self.failing,self.goes_on = record,None,None,False,False,_GoesOn(self)
     @property
     def about(self):
         return dict(self.run_record.about, epochs=self.n_epoch, precision=self.learn.precision, format=6)
@@ -280,6 +286,11 @@ class Checkpoint(Callback):
         s,self.state = self.state,None
         _put_back(self, s)
         _skip_to(self, s)
+        if s['iter']: self.within = s
+    def before_train(self):
+        "What other callbacks do to the weights when an epoch's training begins is in a state of its middle already"
+        if self.within: _put_weights_back(self, self.within)
+        self.within = None
     def after_batch(self):
         late = time.monotonic()-self.saved>60*self.minutes
         by,save,late = most(self.stops.by or 0, self.stops.save, late)   # whichever process was asked
@@ -300,9 +311,8 @@ class Checkpoint(Callback):
     def save(self, epoch, iter, rng):
         "One that cannot be written is said once, and tried again the next time: the run goes on"
         state,self.stops.save = in_tensors(_gather(self, epoch, iter, rng)),False
-        if rank():
-            self.saved = time.monotonic()
-            return
+        self.saved = time.monotonic()
+        if rank(): return
         try:
             with write_whole(self.file, 'wb') as f:
                 _write(state, f)
@@ -312,4 +322,4 @@ class Checkpoint(Callback):
                 print(f"{self.file} could not be written ({e.strerror or e}): "
                       + ("what came after the last checkpoint is lost" if self.stops.by else "the run goes on, and tries again"))
             self.failing = True
-        else: self.failing,self.saved = False,time.monotonic()
+        else: self.failing = False

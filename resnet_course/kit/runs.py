@@ -68,6 +68,11 @@ def circumstances(dls:DataLoaders) -> dict:
 def _flat(made): return {**made['hardware'], **made['versions'], **{k:o for k,o in made.items() if not isinstance(o, dict)}}
 
 # %% ../../nbs/kit/runs.ipynb #2caecf9f
+def _is_classified(pred, y=None, *_):
+    "Has `y` one class number, of several, for each thing that `pred` scores?"
+    return (isinstance(pred, Tensor) and isinstance(y, Tensor) and pred.ndim>1 and not y.is_floating_point()
+            and y.shape==pred.shape[:1]+pred.shape[2:])
+
 # long: the events of one callback, in the order in which they come
 class RunRecord(Callback):
     """Keeps a run's record in a JSON file, rewritten after each epoch. `train_accuracy` is that of the batches as the
@@ -90,9 +95,9 @@ class RunRecord(Callback):
             print(f"{self.about['name']} goes on with {', '.join(other)}: from here on it may round differently")
     def before_epoch(self): self.start,self.hits,self.seen = time.perf_counter(),0,0
     def after_pred(self):
-        if not self.training: return
+        if not (self.training and _is_classified(self.pred, *self.yb)): return
         self.hits = self.hits + (self.pred.detach().argmax(1)==self.yb[0]).sum()   # no `item()`: it makes a GPU wait
-        self.seen += len(self.pred)
+        self.seen += self.yb[0].numel()
     def after_batch(self):
         if not self.training or math.isfinite(self.recorder.smooth_loss.val): return   # fastai has fetched it from a GPU by now
         self.diverged(epoch=self.epoch, batch=self.iter, lr=float(self.opt.hypers[-1]['lr']))
