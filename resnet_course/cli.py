@@ -157,7 +157,7 @@ def ladder(
     path = course_path(data)
     exp = _ladder(path, run_settings(path), epochs, precision)
     out = out or Path('runs')/exp.name
-    _run({r:partial(exp.run, r, seed, out, resume, overwrite) for r in names}, out, _about_data(data_name(path), names))
+    _run(exp.runs(names, seed, out, resume, overwrite), out, _about_data(data_name(path), names))
 
 # %% ../nbs/tools/cli.ipynb #b9d782be
 experiments = dict(gamma='resblock', degradation='degradation', fashion='d2l', fashion_schedule='d2l',
@@ -183,7 +183,7 @@ def experiment(
     out = out or Path('runs')/name
     names = exp.nets if models is None else _names(models, exp.nets)
     _check_run(out)
-    _run({n:partial(exp.run, n, seed, out, resume, overwrite) for n in names}, out)
+    _run(exp.runs(names, seed, out, resume, overwrite), out)
 
 # %% ../nbs/tools/cli.ipynb #1ac62a2b
 @app.command()

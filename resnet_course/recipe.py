@@ -292,7 +292,7 @@ def train(
     file = record_file(out or Path('runs')/f'train-{data_name(path)}', name, r.name, seed)
     check_precision(precision)
     check_run(r.epochs, seed, file.parent)
-    check_free(file, resume, overwrite)
+    check_free(file, resume, overwrite, [beside(file, '.safetensors')])
     n_out = len(counts['train'])
     check_net(name, n_out, epoch_sizes(r), partial(recipe_net, r, n_out, make))
     _check_options(r, n_out, make)
@@ -334,7 +334,7 @@ class Trained:
         items = [items] if one else list(items)
         if not items: raise CourseError("there is no photo to predict: pass a path or a list of them")
         for o in items:
-            if isinstance(o, (str,Path)) and Path(o).is_dir():
+            if isinstance(o, (str,Path)) and os.path.isdir(o):   # False also where nobody can look
                 raise CourseError(f"{o} is a folder: pass its photos, such as `get_image_files('{o}')`")
         probs = torch.cat([self.net(xb).softmax(1) for xb in self.batches(items)])
         p,i = probs.cpu().max(1)

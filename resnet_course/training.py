@@ -157,3 +157,7 @@ class Experiment:
         command = command_line(*words, **self.options, epochs=self.epochs, seed=seed, models=model)
         return measured_fit(learn, self.epochs, self.lr, file, resume, self.fit, self.after, model=model,
             recipe=self.recipe, size=self.size, seed=seed, command=command, overwrite=overwrite, **self.about)
+    def runs(self, models, seed=42, out=None, resume=False, overwrite=False) -> dict: # {name: function that trains it}
+        "The runs of some of the nets, each as `run` makes it. Raises `CourseError` if one of them is there already"
+        for o in models: check_free(record_file(out or Path('runs')/self.name, o, self.recipe, seed), resume, overwrite)
+        return {o:partial(self.run, o, seed, out, resume, overwrite) for o in models}

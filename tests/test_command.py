@@ -5,6 +5,7 @@ from fastai.vision.all import *
 from PIL import Image
 from resnet_course import cli, data, recipe as recipes
 from resnet_course.kit.files import CourseError
+from resnet_course.kit.runs import record_file
 from resnet_course.kit.sample import make_sample
 from conftest import photo, photo_set
 
@@ -21,6 +22,18 @@ def command(monkeypatch, capsys):
     return run
 
 def record(folder, model, seed=42): return json.loads((folder/f'{model}-small-s{seed}.json').read_text())
+
+@pytest.mark.parametrize('words', [('ladder','--models','fcn,resblock'), ('experiment','gamma','--models','MODELS')], ids=['ladder','experiment'])
+def test_a_run_that_is_there_is_found_before_the_first_one(tiny, command, words, monkeypatch):
+    "Not after the others have been trained"
+    models = list(cli._experiment('gamma').nets)[:2] if 'gamma' in words else ['fcn','resblock']
+    exp = cli._experiment('gamma') if 'gamma' in words else cli._ladder(tiny, data.run_settings(tiny), 1, None)
+    last = record_file(Path('out'), models[1], exp.recipe, 42)
+    last.parent.mkdir()
+    last.write_text(json.dumps(dict(complete=True)))
+    where = ('--data',tiny) if 'ladder' in words else ()
+    status,_,err = command(*(','.join(models) if o=='MODELS' else o for o in words), *where, '--epochs', 1, '--out', 'out')
+    assert status==1 and str(last) in err and '--overwrite' in err and [o.name for o in Path('out').ls()]==[last.name]
 
 def test_ladder(tiny, command):
     out = Path('out')

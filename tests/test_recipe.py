@@ -349,3 +349,18 @@ def test_mirrored_and_middle(drawn):
     xb = torch.cat([xb for xb,_ in learn.dls.valid])
     with torch.no_grad(): flipped = learn.model.eval()(xb.flip(3)).softmax(1)
     assert torch.allclose(predict_view(learn, mirrored=True)[0], flipped.as_subclass(Tensor), atol=1e-2)
+
+def test_weights_alone_are_not_trained_over(drawn, tmp_path):
+    r = replace(recipe('tiny'), epochs=1)
+    kept = tmp_path/f'{r.model}-{r.name}-s42.safetensors'
+    kept.write_bytes(b'weights')
+    for resume in (False,True):
+        with pytest.raises(CourseError) as e: train(drawn, r, out=tmp_path, resume=resume)
+        assert one_line(e, kept, '--overwrite') and kept.read_bytes()==b'weights'
+
+def test_a_name_that_no_system_has(drawn, tmp_path):
+    r = replace(recipe('tiny'), epochs=1)
+    train(drawn, r, out=tmp_path)
+    net = load_trained(tmp_path/f'{r.model}-{r.name}-s42.safetensors')
+    with pytest.raises(CourseError) as e: net.predict('a'*300+'.jpg')
+    assert one_line(e, 'aaa')

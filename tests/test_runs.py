@@ -413,6 +413,15 @@ def test_a_new_run_takes_away_what_it_makes(drawn):
     with pytest.raises(KeyboardInterrupt): run(drawn, CtrlC('before_batch',0,1), makes=[made])
     assert not made.exists() and other.exists()
 
+@pytest.mark.parametrize('resume', [False,True])
+def test_what_a_run_has_made_is_not_deleted_unasked(drawn, resume):
+    "Where its record and its checkpoint are gone"
+    made,trained = Path('out/made'),[]
+    made.parent.mkdir()
+    made.write_text('the weights of an earlier run')
+    with pytest.raises(Exception) as e: run(drawn, Trains(trained), resume=resume, overwrite=False, makes=[made])
+    assert one_line(e, made, '--overwrite', 'another folder') and made.exists() and not trained
+
 @pytest.mark.parametrize('at', ['before_fit', 'before_batch'])
 def test_a_new_run_that_dies_at_once_leaves_none_of_the_run_before(drawn, at, whole):
     class Die(Callback):

@@ -1,7 +1,7 @@
 "Photos in shards: the same ones as in the folder, each once, by each process its own; and a run on them goes on in mid-epoch"
 import json, sys, fsspec, pyarrow as pa, pyarrow.parquet as pq, pytest, torch
 from fastai.vision.all import *
-from resnet_course.kit.files import CourseError
+from resnet_course.kit.files import CourseError, shard_index
 from resnet_course.kit.photos import fingerprint, load_photo, photos_by_class
 from resnet_course.kit.shards import class_counts, make_shards, ShardPhotos
 from resnet_course.kit.checkpoint import _Rest
@@ -201,6 +201,62 @@ def test_files_that_are_no_tables(cut, shards, tmp_path):
     (tmp_path/'other').mkdir()
     for split,o in dict(train=cut(data), validation=data).items(): (tmp_path/'other'/f'{split}-0.parquet').write_bytes(o)
     refused(tmp_path/'other', tmp_path/'new', 'other', 'cannot be read as shards', 'another folder')
+
+def named_classes(t, names):
+    about = json.loads(t.schema.metadata[b'huggingface'])
+    about['info']['features']['label']['names'] = names
+    return t.replace_schema_metadata({'huggingface':json.dumps(about)})
+
+@pytest.mark.parametrize('change, words', [(lambda names: names[::-1], 'other classes than'), (lambda names: names[:-1], 'other classes than')])
+def test_each_file_has_the_same_classes(shards, tmp_path, change, words):
+    t = pq.read_table(first(shards.glob('train-*')))
+    names = json.loads(t.schema.metadata[b'huggingface'])['info']['features']['label']['names']
+    (tmp_path/'other').mkdir()
+    pq.write_table(t, tmp_path/'other'/'train-0.parquet')
+    pq.write_table(named_classes(t, change(names)), tmp_path/'other'/'validation-0.parquet')
+    refused(tmp_path/'other', tmp_path/'new', 'validation-0.parquet', words)
+
+def test_a_set_of_one_class(shards, tmp_path):
+    t = pq.read_table(first(shards.glob('train-*')))
+    one = named_classes(t.set_column(1, t.schema.field('label'), [[0]*len(t)]), ['bird'])
+    (tmp_path/'other').mkdir()
+    for split in ('train','validation'): pq.write_table(one, tmp_path/'other'/f'{split}-0.parquet')
+    refused(tmp_path/'other', tmp_path/'new', 'only one class (bird)')
+
+def test_several_sets_in_one_place(shards, tmp_path):
+    "As those of the Hub that come in several sizes"
+    for size in ('160px','320px'): shutil.copytree(shards, tmp_path/'other'/size)
+    refused(tmp_path/'other', tmp_path/'new', 'several folders', 'train')
+    assert make_shards(tmp_path/'other'/'160px', tmp_path/'one')['counts']==shard_index(shards)['counts']
+
+@pytest.mark.parametrize('name', ['trainval-0.parquet','train_extra-0.parquet','testing-0.parquet'])
+def test_only_the_split_itself_is_taken(shards, tmp_path, name):
+    shutil.copytree(shards, tmp_path/'other')
+    shutil.copy(first(shards.glob('train-*')), tmp_path/'other'/name)
+    assert make_shards(tmp_path/'other', tmp_path/'new')['counts']==shard_index(shards)['counts']
+
+@pytest.mark.parametrize('spoil', [lambda o: dict(shardlist=[]), lambda o: o|dict(counts=[1,2]), lambda o: o|dict(splits=dict(train=[['a',1]], val=[])),
+                                   lambda o: {k:v for k,v in o.items() if k!='largest'}, lambda o: o|dict(classes='abc')])
+def test_an_index_of_somebody_else(shards, tmp_path, spoil):
+    shutil.copytree(shards, tmp_path/'set')
+    f = tmp_path/'set'/'shards.json'
+    f.write_text(json.dumps(spoil(json.loads(f.read_text()))))
+    for read in (class_counts, partial(ShardPhotos, presize=32)):
+        with pytest.raises(CourseError) as e: read(tmp_path/'set')
+        assert one_line(e, 'shards.json', 'make the shards again')
+
+def test_a_place_that_cannot_be_reached(shards, tmp_path, monkeypatch):
+    "Whatever library lies between: one that is missing, or an error of its own"
+    class Unreachable(Exception): pass
+    def glob(self, *args, **kwargs): raise Unreachable('no route to host')
+    with monkeypatch.context() as m:
+        m.setattr(type(fsspec.filesystem('memory')), 'glob', glob)
+        refused('memory://bucket', tmp_path/'new', 'memory://bucket', 'no route to host')
+    shutil.copytree(shards, tmp_path/'set')
+    f = tmp_path/'set'/'shards.json'
+    f.write_text(json.dumps(json.loads(f.read_text())|dict(at='nosuch://bucket')))
+    with pytest.raises(CourseError) as e: ShardPhotos(tmp_path/'set', 32)
+    assert one_line(e, 'nosuch')
 
 def test_who_reads_no_shards_says_so(shards):
     with pytest.raises(CourseError) as e: photos_by_class(shards)

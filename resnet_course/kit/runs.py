@@ -218,10 +218,15 @@ def check_free(
     file:Path, # where a record would go
     resume:bool, # go on with a run that is there
     overwrite:bool, # or begin anew
+    makes=(), # files that are made of the trained net
 ):
-    "Raises `CourseError` if there is a run already, and nobody has said what to do with it"
+    "Raises `CourseError` if there is a run already, or what one has made, and nobody has said what to do with it"
     if resume and overwrite: raise CourseError("resume keeps a run and overwrite begins anew: take one of them")
     there = [o for o in (file, beside(file, '.pt'), one_before(beside(file, '.pt'))) if o.exists()]
+    made = [o for o in makes if Path(o).exists()]
+    if made and not (there or overwrite):
+        raise CourseError(f"{made[0]} is there, and no record or checkpoint of its run: overwrite=True (or --overwrite) trains "
+                          "anew in its place, and another folder leaves it alone")
     if resume or overwrite or not there: return
     finished = load_json(file).get('complete')
     raise CourseError(f"{there[0]} is of a run that {'is finished' if finished else 'was stopped'}: resume=True (or --resume) "
@@ -303,7 +308,7 @@ def measured_fit(
     for k in ('model','recipe','size'):
         if misfit(about.get(k), of_a_run[k]): raise CourseError(f"{k}={about.get(k)!r}: no record would be read that says so")
     check_run(epochs, about.get('seed', 0), file.parent)
-    from_first(lambda: check_free(file, resume, overwrite))
+    from_first(lambda: check_free(file, resume, overwrite, makes))
     if getattr(fit, 'func', fit) is Learner.fine_tune: raise CourseError(one_fit_only.format(file, epochs))
     file.parent.mkdir(parents=True, exist_ok=True)
     with _alone(file), Stops(patient=False) as stops:

@@ -6,7 +6,7 @@
 __all__ = ['make_shards', 'ShardPhotos', 'class_counts']
 
 # %% ../../nbs/kit/shards.ipynb #eab0ddd7
-import json, os
+import json, os, re
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
@@ -14,6 +14,7 @@ from threading import Lock
 import numpy as np
 from fastcore.basics import patch
 from .files import CourseError, first_line, in_utf8, pool, save_json, shard_index, write_whole
+from .records import misfit, whole
 from .photos import broken_images, fingerprint, load_photo, photo_files, photos_by_class, read_photo
 
 # %% ../../nbs/kit/shards.ipynb #533d3081
@@ -98,11 +99,19 @@ def _features(schema, at):
 def _from_shards(at, fs, files):
     "The index of Parquet files that are at `at`"
     root = fs._strip_protocol(at)
-    def named(*words): return next((sorted(found) for w in words if (found:=[o for o in files if Path(o).name.startswith(w)])), None)
-    found = dict(train=named('train'), val=named('val','dev','test'))
+    def named(*words):
+        of = {w:sorted(o for o in files if re.match(rf'{w}(?![a-z])(?!_[a-z])', Path(o).name)) for w in words}
+        return next(filter(None, of.values()), None)
+    found = dict(train=named('train'), val=named('val','valid','validation','dev','test'))
     if not all(found.values()): raise CourseError(f"{at}: there are no Parquet files train-... and validation-...: name the folder that has them")
+    for split,part in found.items():
+        if len({str(Path(o).parent) for o in part})>1:
+            raise CourseError(f"{at}: its files of {split} are in several folders, which may be several sets: name the folder of one")
     looks = {o:_look(fs, o) for part in found.values() for o in part}
     image,label,classes = _features(looks[found['train'][0]][3], at)
+    for o,(*_,schema) in looks.items():
+        if _features(schema, o)!=(image,label,classes): raise CourseError(f"{o} has other classes than {found['train'][0]}: take another set")
+    if len(classes)<2: raise CourseError(f"{at}: only one class ({', '.join(classes)}); a classifier needs two or more: take another set")
     if not (_first_photo(fs, found['train'][0], image) or {}).get('bytes'):
         raise CourseError(f"{at}: it holds no photos, or the paths of photos alone: make shards of their folder")
     counts,h = {},sha256()
@@ -124,7 +133,7 @@ def _parquet_files(at):
         try:
             fs,root = _filesystem(at)
             return fs,fs.glob(f'{root}/**/*.parquet')
-        except (ImportError, ValueError, OSError) as e: raise CourseError(f"{at} cannot be read ({first_line(e)}): correct the address") from None
+        except Exception as e: raise CourseError(f"{at} cannot be read ({first_line(e)}): correct the address") from None   # whatever lies between
     folder = Path(at)
     search = folder.is_dir() and not ((folder/'train').is_dir() and photo_files(folder/'train'))
     return _filesystem(folder)[0],sorted(o.as_posix() for o in folder.rglob('*.parquet')) if search else []
@@ -154,6 +163,17 @@ def make_shards(
     return index
 
 # %% ../../nbs/kit/shards.ipynb #3748d77d
+_of_shards = [lambda o: isinstance(o, list) and len(o)==3 and not misfit(dict(zip('fsr', o)), dict(f=str, s=whole(), r=[whole()]))]
+_of_an_index = dict(at=str, image=str, label=str, classes=[str], largest=whole(1), fingerprint=str,
+                    counts=dict(train=[whole()], val=[whole()]), splits=dict(train=_of_shards, val=_of_shards))
+
+def _checked_index(path):
+    "The index of the shards in `path`, empty for any other folder. Raises `CourseError` for one that is not the course's"
+    index = shard_index(path)
+    if not index or not (where:=misfit(index, _of_an_index, 'index')): return index
+    raise CourseError(f"{Path(path)/'shards.json'} is no index of shards ({where} is missing, or is not what it should be): "
+                      "make the shards again, or name another folder")
+
 class ShardPhotos:
     "Photos of shards as uint8 arrays (h, w, 3), decoded each time they are asked for; no more than `most` bytes of files are kept"
     def __init__(self,
@@ -161,10 +181,11 @@ class ShardPhotos:
         presize:int, # the shorter side, in pixels
         most:int=2**29, # bytes
     ):
-        self.path,self.presize,self.index = Path(path),presize,shard_index(path)
+        self.path,self.presize,self.index = Path(path),presize,_checked_index(path)
         _parquet()
         at = self.index['at']
-        self.fs,self.root = _filesystem(self.path if at=='.' else at)
+        try: self.fs,self.root = _filesystem(self.path if at=='.' else at)
+        except (ImportError, ValueError) as e: raise CourseError(f"{at} cannot be read here: {first_line(e)}") from None
         shards = [o for split in ('train','val') for o in self.index['splits'][split]]
         self.groups = [(file,g) for file,_,rows in shards for g in range(len(rows))]
         self.ends = np.cumsum([n for _,_,rows in shards for n in rows])
@@ -228,6 +249,6 @@ def class_counts(
     path:Path # a folder with train/<class>/ and val/<class>/, or one of shards
 ) -> dict: # {'train': {class: n}, 'val': {class: n}}
     "How many photos of each class there are. Raises `CourseError` as `photos_by_class` does"
-    if not (index:=shard_index(path)):
+    if not (index:=_checked_index(path)):
         return {split:{c:len(files) for c,files in of.items()} for split,of in photos_by_class(path).items()}
     return {split:dict(zip(index['classes'], of)) for split,of in index['counts'].items()}
