@@ -105,6 +105,22 @@ def test_memory_is_bounded(shards, monkeypatch):
     photos = dls.train.dataset.photos
     assert photos.kept.cache_info().currsize==3 and len(photos.groups)>10
 
+@pytest.mark.parametrize('kept', [2,3,4,6,12])
+@pytest.mark.parametrize('n', [1,2])
+def test_a_group_is_read_once_with_little_memory_too(n, kept, shards, monkeypatch):
+    "Fewer readers than photos in a batch: more groups than memory can keep would be read anew for each photo"
+    largest = json.loads((shards/'shards.json').read_text())['largest']
+    read,seen = [],[]
+    for k in range(n):
+        dls = reading(shards, monkeypatch, most=kept*largest)
+        for dl in dls.loaders: dl.part = k,n
+        dls.train.rng.seed(3)
+        seen += [y for dl in dls.loaders for b in dl for y in b[1].tolist()]
+        read.append(dls.train.dataset.photos)
+    groups = len(read[0].groups)
+    assert sorted(seen)==sorted(np.concatenate(read[0].labels)) and groups>20
+    assert sum(len(o.read) for o in read) <= groups + 2*8 + 2*(n-1)   # a group may be in two stretches
+
 def test_the_order_is_mixed(shards):
     "Another one in each epoch, the same one from the same random state; a batch has photos of many groups"
     dl = cached_data(shards, 32, 32, 8).train

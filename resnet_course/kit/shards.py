@@ -239,10 +239,11 @@ def walk(self:ShardPhotos, items, n, bs, rng=None) -> np.ndarray:
         draw = np.random.default_rng(rng.getrandbits(64)).random
         groups = np.lexsort((draw(len(self.groups)), draw(self.shard_of[-1]+1)[self.shard_of]))
         order = np.lexsort((draw(len(items)), np.argsort(groups)[group]))
-    steps,more = divmod(n, bs)   # photos of each reader; the first ones have one more
-    readers = np.arange(bs)
-    starts = readers*steps + np.minimum(readers, more)
-    return order[(starts + np.arange(steps+1)[:,None]).ravel()[:n]]
+    room = self.kept.cache_parameters()['maxsize']*3//4   # the rest is for readers that begin a group while others end one
+    each = next((o for o in range(1, bs) if bs%o==0 and bs//o<=room), bs)   # photos of a batch that one reader gives
+    reader,res = np.arange(n)%bs//each,np.empty(n, dtype=int)
+    res[np.argsort(reader, kind='stable')] = order[:n]
+    return res
 
 # %% ../../nbs/kit/shards.ipynb #fc417e82
 def class_counts(
