@@ -47,6 +47,16 @@ def test_photos_come_before_shards_that_lie_among_them(drawn, shards, tmp_path):
     make_shards(path/'old', tmp_path/'index')   # in a folder with a name that is a pattern
     assert in_shards(tmp_path/'index')==photos_of(drawn)
 
+@pytest.mark.parametrize('where', ['unlabelled/a.jpg','test/cat/a.jpg'])
+def test_a_broken_photo_that_is_not_of_the_set(tmp_path, where):
+    path = photo_set(tmp_path/'set')
+    (path/where).parent.mkdir(parents=True)
+    (path/where).write_bytes(b'no photo')
+    make_shards(path, tmp_path/'shards')
+    assert in_shards(tmp_path/'shards')==photos_of(path)
+    (used := next((path/'train').rglob('*.jpg'))).write_bytes(b'no photo')
+    refused(path, tmp_path/'new', used, 'not a readable image')
+
 def test_large_photos_count_as_what_they_are(tmp_path):
     "A photo larger than a group is one; how many groups are kept goes by the largest"
     path = photo_set(tmp_path/'set')

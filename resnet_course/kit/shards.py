@@ -56,7 +56,8 @@ def _write(file, src, rows, schema, group):
 def _from_folder(src, dest, group, most):
     "Writes the shards; returns their index"
     found = photos_by_class(src)
-    if broken:=broken_images(src):
+    used = {f for of in found.values() for files in of.values() for f in files}
+    if broken:=[(f,why) for f,why in broken_images(src) if f in used or not f.is_file()]:
         others = f", and {len(broken)-1} more are not" if len(broken)>1 else ''
         raise CourseError(f"{broken[0][0]} is not a readable image ({broken[0][1]}){others}: repair or remove what is broken; "
                           "`resnet_course doctor --data FOLDER` lists it")
