@@ -157,7 +157,16 @@ class Experiment:
         command = command_line(*words, **self.options, epochs=self.epochs, seed=seed, models=model)
         return measured_fit(learn, self.epochs, self.lr, file, resume, self.fit, self.after, model=model,
             recipe=self.recipe, size=self.size, seed=seed, command=command, overwrite=overwrite, **self.about)
-    def runs(self, models, seed=42, out=None, resume=False, overwrite=False) -> dict: # {name: function that trains it}
-        "The runs of some of the nets, each as `run` makes it. Raises `CourseError` if one of them is there already"
-        for o in models: check_free(record_file(out or Path('runs')/self.name, o, self.recipe, seed), resume, overwrite)
-        return {o:partial(self.run, o, seed, out, resume, overwrite) for o in models}
+
+# %% ../nbs/02_training.ipynb #1ed4a053
+@patch
+def runs(self:Experiment,
+    models, # some of `nets`
+    seed:int=42, # this and the others as in `run`
+    out:Path=None,
+    resume:bool=False,
+    overwrite:bool=False,
+) -> dict: # {name: function that trains it}
+    "The runs of some nets, to be made one after the other. Raises `CourseError` if one of them is there already"
+    for o in models: check_free(record_file(out or Path('runs')/self.name, o, self.recipe, seed), resume, overwrite)
+    return {o:partial(self.run, o, seed, out, resume, overwrite) for o in models}

@@ -233,6 +233,7 @@ def check_free(
                       f"{'keeps it' if finished else 'goes on with it'}, overwrite=True (or --overwrite) begins anew, and "
                       "another folder leaves it alone")
 
+# %% ../../nbs/kit/runs.ipynb #ca1e1d5b
 def _sweep_locks(folder, age=3600):
     "Removes the locks of runs that were killed, and have not gone on for a while"
     for o in folder.glob('.*.json.lock'):

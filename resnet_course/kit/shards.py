@@ -175,6 +175,7 @@ def _checked_index(path):
     raise CourseError(f"{Path(path)/'shards.json'} is no index of shards ({where} is missing, or is not what it should be): "
                       "make the shards again, or name another folder")
 
+# %% ../../nbs/kit/shards.ipynb #6ef31d58
 class ShardPhotos:
     "Photos of shards as uint8 arrays (h, w, 3), decoded each time they are asked for; no more than `most` bytes of files are kept"
     def __init__(self,
