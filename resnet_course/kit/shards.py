@@ -111,7 +111,8 @@ def _from_shards(at, fs, files):
     looks = {o:_look(fs, o) for part in found.values() for o in part}
     image,label,classes = _features(looks[found['train'][0]][3], at)
     for o,(*_,schema) in looks.items():
-        if _features(schema, o)!=(image,label,classes): raise CourseError(f"{o} has other classes than {found['train'][0]}: take another set")
+        if _features(schema, o)!=(image,label,classes):
+            raise CourseError(f"{o} has other columns or other classes than {found['train'][0]}: take another set")
     if len(classes)<2: raise CourseError(f"{at}: only one class ({', '.join(classes)}); a classifier needs two or more: take another set")
     if not (_first_photo(fs, found['train'][0], image) or {}).get('bytes'):
         raise CourseError(f"{at}: it holds no photos, or the paths of photos alone: make shards of their folder")
